@@ -1,1 +1,6 @@
 //! Placeholder.
+
+#[allow(dead_code)]
+mod bundle;
+#[allow(dead_code, unreachable_pub)]
+mod config;
