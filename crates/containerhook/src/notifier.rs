@@ -1,14 +1,12 @@
 //! The face of the library: a notifier, and how one is built.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::engine::{self, Command, Mailbox};
+use crate::engine::{self, Command};
 use crate::error::{Error, ErrorKind};
 use crate::event::{ContainerEvent, EventKind, Record};
 use crate::events::Events;
@@ -62,16 +60,6 @@ pub(crate) struct Settings {
     pub(crate) max_handlers: usize,
     pub(crate) exit_backend: ExitBackend,
     pub(crate) existing: bool,
-}
-
-impl Settings {
-    pub(crate) fn deadline(&self, kind: EventKind) -> Duration {
-        self.deadlines.get(&kind).copied().unwrap_or(self.deadline)
-    }
-
-    pub(crate) fn tells(&self, kind: EventKind) -> bool {
-        self.told.contains(&kind)
-    }
 }
 
 /// Sets up a [`ContainerNotifier`].
@@ -266,8 +254,7 @@ pub struct Status {
 /// It can be shared between threads.
 #[doc(alias = "NewContainerNotifier")]
 pub struct ContainerNotifier {
-    mailbox: Arc<Mailbox>,
-    engine: Option<JoinHandle<()>>,
+    engine: engine::Handle,
     outlet: Option<Outlet>,
 }
 
@@ -305,8 +292,13 @@ impl ContainerNotifier {
     fn start(builder: Builder, handler: Box<dyn Handler>) -> Result<Self, Error> {
         builder.check()?;
         let outlet = Outlet::start(builder.on_record)?;
-        let (engine, mailbox) = engine::start(builder.settings, handler, outlet.inlet())?;
-        Ok(ContainerNotifier { mailbox, engine: Some(engine), outlet: Some(outlet) })
+        match engine::start(builder.settings, handler, outlet.inlet()) {
+            Ok(engine) => Ok(ContainerNotifier { engine, outlet: Some(outlet) }),
+            Err(error) => {
+                outlet.finish();
+                Err(error)
+            }
+        }
     }
 
     /// Watches a container that was found by others for its end: its init's pid, and the id it is to be told by.
@@ -318,7 +310,7 @@ impl ContainerNotifier {
     #[doc(alias = "AddWatchContainerTermination")]
     pub fn watch_termination(&self, id: &str, pid: u32) -> Result<(), Error> {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
-        self.mailbox.send(Command::WatchTermination { id: id.to_owned(), pid, reply });
+        self.engine.mailbox.send(Command::WatchTermination { id: id.to_owned(), pid, reply });
         answer.recv().unwrap_or_else(|_| Err(closed()))
     }
 
@@ -329,7 +321,7 @@ impl ContainerNotifier {
     /// [`ErrorKind::Closed`] after the engine's end.
     pub fn status(&self) -> Result<Status, Error> {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
-        self.mailbox.send(Command::Status { reply });
+        self.engine.mailbox.send(Command::Status { reply });
         answer.recv().map_err(|_| closed())
     }
 
@@ -341,8 +333,8 @@ impl ContainerNotifier {
     }
 
     fn shut_down(&mut self) {
-        let Some(engine) = self.engine.take() else { return };
-        self.mailbox.send(Command::Close);
+        let Some(engine) = self.engine.thread.take() else { return };
+        self.engine.mailbox.send(Command::Close);
         // A handler may own the last handle to its notifier: a thread cannot join itself, nor one that waits for it.
         let _ = engine.join();
         if let Some(outlet) = self.outlet.take() {
@@ -359,14 +351,6 @@ impl Drop for ContainerNotifier {
 
 fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the notifier's engine has ended")
-}
-
-/// Where a runtime's file lies for the listener.
-pub(crate) fn under_host_root(host_root: &Path, path: &Path) -> PathBuf {
-    match path.strip_prefix("/") {
-        Ok(relative) => host_root.join(relative),
-        Err(_) => path.to_owned(),
-    }
 }
 
 const _: fn() = || {

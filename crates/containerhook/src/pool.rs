@@ -163,9 +163,13 @@ mod tests {
         for n in 0..5 {
             pool.submit(n);
         }
-        let first: Vec<u32> = (0..3).map(|_| arrived.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        let first: Vec<u32> =
+            (0..3).map(|_| arrived.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
         assert_eq!(first.len(), 3);
-        assert!(arrived.recv_timeout(Duration::from_millis(100)).is_err(), "a fourth job ran past the bound of three");
+        assert!(
+            arrived.recv_timeout(Duration::from_millis(100)).is_err(),
+            "a fourth job ran past the bound of three"
+        );
         // A thread that is stuck makes room for another.
         pool.stuck();
         assert!(arrived.recv_timeout(Duration::from_secs(10)).is_ok());

@@ -118,7 +118,8 @@ fn held_call(tid: i32) -> Result<Call, CaptureError> {
     let started = Instant::now();
     let mut turns = 0u32;
     loop {
-        let text = std::fs::read_to_string(&path).map_err(|e| gone_or("cannot read the caller's system call", e))?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| gone_or("cannot read the caller's system call", e))?;
         if let Some(call) = parse_call(&text) {
             return Ok(call);
         }
@@ -192,7 +193,10 @@ impl Memory {
             at = at.wrapping_add(got as u64);
             ask = PAGE - (at as usize % PAGE);
         }
-        Err(CaptureError::Io("an argument is longer than execve takes", io::Error::from_raw_os_error(libc::E2BIG)))
+        Err(CaptureError::Io(
+            "an argument is longer than execve takes",
+            io::Error::from_raw_os_error(libc::E2BIG),
+        ))
     }
 }
 

@@ -16,7 +16,10 @@ pub(crate) struct ExecRecord {
     /// The executing task and its process.
     pub(crate) task: TaskFacts,
     /// The path as it was given to execve; empty for `execveat(fd, "", …, AT_EMPTY_PATH)`.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the way of execution is told by debug logs and tests only"))]
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "the way of execution is told by debug logs and tests only")
+    )]
     pub(crate) path: OsString,
     /// The arguments, with argument 0.
     pub(crate) argv: Vec<OsString>,
@@ -41,7 +44,9 @@ impl std::fmt::Display for CaptureError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             CaptureError::Gone => f.write_str("the task has gone"),
-            CaptureError::NotExec(number) => write!(f, "the task is in system call {number}, which is no execve"),
+            CaptureError::NotExec(number) => {
+                write!(f, "the task is in system call {number}, which is no execve")
+            }
             CaptureError::Io(what, error) => write!(f, "{what}: {error}"),
         }
     }

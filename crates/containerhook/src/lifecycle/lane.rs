@@ -118,9 +118,9 @@ impl Lifecycle {
         match effect {
             Effect::None => {}
             Effect::PreCreate => self.finish(id, None, out),
-            Effect::Gate | Effect::Opened => self.settle_gate(id, Gate::Open, out),
+            Effect::Gate | Effect::Opened => self.settle_gate(id, Gate::Open, now, out),
             Effect::EntryCreated { hold, at, executable } => {
-                self.settle_gate(id, Gate::Open, out);
+                self.settle_gate(id, Gate::Open, now, out);
                 self.entered(id, hold, at, time, executable, now, out);
             }
             Effect::Hold(hold) => self.answer(hold, true, out),
@@ -231,7 +231,7 @@ impl Lifecycle {
                 self.refuse_creation(id, out);
             }
             Effect::Gate | Effect::Opened => {
-                self.settle_gate(id, if allow { Gate::Open } else { Gate::Refused }, out);
+                self.settle_gate(id, if allow { Gate::Open } else { Gate::Refused }, now, out);
             }
             Effect::EntryCreated { hold, at, executable } => {
                 let gate = if allow { Gate::Open } else { Gate::Refused };

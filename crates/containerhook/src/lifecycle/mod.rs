@@ -77,6 +77,8 @@ pub(crate) struct Command {
     /// What the command line and the bundle say.
     pub(crate) container: Container,
     pub(crate) detail: Option<String>,
+    /// It is held still: reading it did not take too long.
+    pub(crate) held: bool,
 }
 
 /// A file that is some container's entrypoint has been executed, and is held.
@@ -134,24 +136,43 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Answer the kernel.
-    Answer { hold: HoldId, allow: bool },
+    Answer {
+        hold: HoldId,
+        allow: bool,
+    },
     /// Give the event to a handler.
-    Tell { token: Token, event: Arc<ContainerEvent> },
+    Tell {
+        token: Token,
+        event: Arc<ContainerEvent>,
+    },
     /// The event's handler did not answer in time; nobody waits for it any more.
-    Overdue { token: Token },
+    Overdue {
+        token: Token,
+    },
     /// Write the changed configuration, resolve and mark the entrypoint; then `Finished`.
-    Finish { life: LifeId, change: Option<Config>, mark: bool },
+    Finish {
+        life: LifeId,
+        change: Option<Config>,
+        mark: bool,
+    },
     /// The create process has ended: learn the init's pid, watch it; then `InitFound`.
-    FindInit { life: LifeId },
+    FindInit {
+        life: LifeId,
+    },
     /// Report this process's end.
     Watch(Process),
     Unwatch(Process),
     /// End this process (SIGKILL).
     Kill(Process),
     /// The entrypoint's mark is no longer needed; `by`: the hold whose file it is.
-    Unmark { life: LifeId, by: Option<HoldId> },
+    Unmark {
+        life: LifeId,
+        by: Option<HoldId>,
+    },
     /// Nothing the engine keeps for the life's creation is needed any more.
-    Release { life: LifeId },
+    Release {
+        life: LifeId,
+    },
     Record(Box<Record>),
     Log(Level, String),
 }
@@ -202,6 +223,8 @@ struct Life {
     marked: bool,
     unmarked: Option<String>,
     entered: bool,
+    /// When a `start` was seen that has not been told of.
+    start_seen: Option<SystemTime>,
     exec: Option<Arc<ExecProcess>>,
     existing: bool,
     lane: VecDeque<Turn>,
@@ -230,6 +253,7 @@ impl Life {
             marked: false,
             unmarked: None,
             entered: false,
+            start_seen: None,
             exec: None,
             existing: false,
             lane: VecDeque::new(),
@@ -250,7 +274,6 @@ impl Life {
 enum Role {
     Creator(LifeId),
     Init(LifeId),
-    Starter(LifeId),
     Exec { life: LifeId, detach: bool },
     After { life: LifeId, kind: EventKind },
 }
@@ -272,7 +295,7 @@ pub(crate) struct Lifecycle {
     holds: HashMap<HoldId, Instant>,
     due: BTreeSet<(Instant, Due)>,
     ended: VecDeque<LifeId>,
-    last_life: LifeId,
+    last_id: LifeId,
     last_token: Token,
     last_seq: u64,
     pub(crate) timed_out: u64,
@@ -289,7 +312,7 @@ impl Lifecycle {
             holds: HashMap::new(),
             due: BTreeSet::new(),
             ended: VecDeque::new(),
-            last_life: 0,
+            last_id: 0,
             last_token: 0,
             last_seq: 0,
             timed_out: 0,
@@ -299,6 +322,16 @@ impl Lifecycle {
     /// When [`tick`](Self::tick) is to be called at the latest.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
+    }
+
+    /// A number for a hold or a life: a life that begins with a held exec has that hold's.
+    pub(crate) fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub(crate) fn is_life(&self, id: LifeId) -> bool {
+        self.lives.contains_key(&id)
     }
 
     /// Containers that have not ended, and how many of them are being created.
@@ -402,7 +435,8 @@ impl Lifecycle {
     fn command(&mut self, command: Command, now: Instant, out: &mut Vec<Action>) {
         let hold = command.hold;
         // crun executes every verb twice, a wrapper executes the real runtime: one process, told once.
-        let again = self.processes.get(&command.process.pid).is_some_and(|(known, _)| *known == command.process);
+        let again =
+            self.processes.get(&command.process.pid).is_some_and(|(known, _)| *known == command.process);
         if again {
             out.push(Action::Answer { hold, allow: true });
             return;
@@ -421,7 +455,7 @@ impl Lifecycle {
                 }
             }
             Verb::Start => match known {
-                Some(id) => self.start(id, command, out),
+                Some(id) => self.start(id, command, now, out),
                 None => out.push(Action::Answer { hold, allow: true }),
             },
             Verb::Exec { ref process, detach } => {
@@ -461,8 +495,7 @@ impl Lifecycle {
 
     /// A runtime is about to create a container.
     fn begin(&mut self, command: Command, known: Option<LifeId>, now: Instant, out: &mut Vec<Action>) {
-        self.last_life += 1;
-        let id = self.last_life;
+        let id = command.hold;
         let mut life = Life::new(command.container, command.verb);
         life.creator = Some(command.process);
         life.creator_hold = Some(command.hold);
@@ -475,7 +508,7 @@ impl Lifecycle {
         self.keep(command.hold, deadline);
         if self.rules.tells(EventKind::PreCreate) {
             let turn = Turn {
-                held: Some((command.at, deadline)),
+                held: command.held.then_some((command.at, deadline)),
                 caller: Some(command.process.pid),
                 detail: command.detail,
                 ..Turn::new(EventKind::PreCreate, command.time, Effect::PreCreate)
@@ -543,6 +576,11 @@ impl Lifecycle {
         if !allow {
             self.refuse_creation(id, out);
         }
+        if self.lives.get(&id).is_some_and(|life| life.over) {
+            // The create process was killed while it was held.
+            out.push(Action::Unmark { life: id, by: None });
+            out.push(Action::Release { life: id });
+        }
         self.turn_over(id, now, out);
     }
 
@@ -561,39 +599,56 @@ impl Lifecycle {
     }
 
     /// A runtime is about to start the container's process.
-    fn start(&mut self, id: LifeId, command: Command, out: &mut Vec<Action>) {
+    fn start(&mut self, id: LifeId, command: Command, now: Instant, out: &mut Vec<Action>) {
         let hold = command.hold;
-        let tells_started = self.rules.tells(EventKind::Started);
         let deadline = command.at + self.rules.deadline(EventKind::Created);
         let Some(life) = self.lives.get_mut(&id) else {
             out.push(Action::Answer { hold, allow: true });
             return;
         };
-        let follow = !life.marked && tells_started && life.verb == Verb::Create;
         let wait = match life.gate {
             Gate::Shut => life.verb == Verb::Create && !life.over && !life.existing,
             Gate::Refused => !life.init_ended,
             Gate::Open => false,
         };
         let refused = life.gate == Gate::Refused;
+        life.start_seen = Some(command.time);
         if wait {
             life.starts.push(hold);
             self.keep(hold, deadline);
         } else {
             out.push(Action::Answer { hold, allow: !refused });
-        }
-        if follow && !refused {
-            self.watch(command.process, Role::Starter(id), out);
+            self.started_unheld(id, now, out);
         }
     }
 
+    /// The container's `start` goes on, and its entrypoint will not be held: this is all there is to tell of it.
+    fn started_unheld(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        if life.marked || life.entered || life.gate != Gate::Open || life.init_ended || life.existing {
+            return;
+        }
+        let Some(time) = life.start_seen.take() else { return };
+        life.entered = true;
+        let why = life.unmarked.clone().unwrap_or_else(|| "its entrypoint is not marked".into());
+        let turn = Turn {
+            detail: Some(format!("not held: {why}")),
+            ..Turn::new(EventKind::Started, time, Effect::None)
+        };
+        self.push(id, turn, now, out);
+    }
+
     /// Opens or refuses the gate before `start`.
-    fn settle_gate(&mut self, id: LifeId, gate: Gate, out: &mut Vec<Action>) {
+    fn settle_gate(&mut self, id: LifeId, gate: Gate, now: Instant, out: &mut Vec<Action>) {
         let Some(life) = self.lives.get_mut(&id) else { return };
         life.gate = gate;
         if gate == Gate::Open || life.init_ended || life.init.is_none() {
-            for hold in std::mem::take(&mut life.starts) {
-                self.answer(hold, gate == Gate::Open, out);
+            let starts = std::mem::take(&mut life.starts);
+            if !starts.is_empty() {
+                for hold in starts {
+                    self.answer(hold, gate == Gate::Open, out);
+                }
+                self.started_unheld(id, now, out);
             }
         } else if let Some(init) = life.init {
             // Denying the start alone makes Docker 20.10 and ctr leak the task: the init goes first.
@@ -621,13 +676,14 @@ impl Lifecycle {
             return;
         };
         out.push(Action::Unmark { life: id, by: Some(hold) });
+        let created = self.lives.get(&id).is_some_and(|life| life.init.is_some());
+        let kind = if created { EventKind::Started } else { EventKind::Created };
+        let deadline = at + self.rules.deadline(kind);
+        self.keep(hold, deadline);
         let Some(life) = self.lives.get_mut(&id) else { return };
         life.entered = true;
         life.exec = Some(Arc::new(ExecProcess { args, cwd: None, user: None, tty: false }));
-        let kind = if life.init.is_none() { EventKind::Created } else { EventKind::Started };
-        let deadline = at + self.rules.deadline(kind);
-        self.keep(hold, deadline);
-        if kind == EventKind::Created {
+        if !created {
             life.init = Some(process);
             Arc::make_mut(&mut life.container).pid = u32::try_from(process.pid).ok();
             self.watch(process, Role::Init(id), out);
@@ -697,17 +753,6 @@ impl Lifecycle {
         match role {
             Role::Creator(id) => self.creator_ended(id, status, time, now, out),
             Role::Init(id) => self.init_ended(id, status, time, now, out),
-            Role::Starter(id) => {
-                let Some(life) = self.lives.get(&id) else { return };
-                if status.success() != Some(false) && !life.entered {
-                    let why = life.unmarked.clone().unwrap_or_else(|| "its entrypoint is not marked".into());
-                    let turn = Turn {
-                        detail: Some(format!("not held: {why}")),
-                        ..Turn::new(EventKind::Started, time, Effect::None)
-                    };
-                    self.push(id, turn, now, out);
-                }
-            }
             Role::Exec { life, detach } => {
                 // A detached exec's runtime ends before the process it executed.
                 if !detach && self.rules.tells(EventKind::ExecStopped) {
@@ -787,14 +832,7 @@ impl Lifecycle {
         self.retire(id, out);
     }
 
-    fn init_found(
-        &mut self,
-        id: LifeId,
-        init: Init,
-        time: SystemTime,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
+    fn init_found(&mut self, id: LifeId, init: Init, time: SystemTime, now: Instant, out: &mut Vec<Action>) {
         out.push(Action::Release { life: id });
         let Some(life) = self.lives.get_mut(&id) else {
             if let Init::Watched(process) = init {
@@ -842,7 +880,7 @@ impl Lifecycle {
             };
             self.push(id, turn, now, out);
         } else {
-            self.settle_gate(id, Gate::Open, out);
+            self.settle_gate(id, Gate::Open, now, out);
         }
         if let Some(status) = ended {
             self.init_ended(id, status, time, now, out);
@@ -883,8 +921,7 @@ impl Lifecycle {
 
     /// A container that runs and whose creation was not seen.
     fn adopt(&mut self, container: Container, process: Process) -> LifeId {
-        self.last_life += 1;
-        let id = self.last_life;
+        let id = self.new_id();
         let mut life = Life::new(container, Verb::Create);
         life.existing = true;
         life.gate = Gate::Open;
@@ -923,8 +960,7 @@ impl Lifecycle {
 
     /// A container that a runtime speaks of and whose creation was not seen.
     fn stranger(&mut self, key: Key, container: Container) -> LifeId {
-        self.last_life += 1;
-        let id = self.last_life;
+        let id = self.new_id();
         let mut life = Life::new(container, Verb::Create);
         life.existing = true;
         life.gate = Gate::Open;
