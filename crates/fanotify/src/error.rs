@@ -21,8 +21,12 @@ pub enum ErrorKind {
     /// The caller may not use permission events: no `CAP_SYS_ADMIN` in the initial user namespace, or a
     /// security policy forbids it.
     NotPermitted,
-    /// The kernel was built without fanotify, or without its permission events.
+    /// The kernel was built without fanotify or without its permission events, or the file system (procfs) does not
+    /// permit them.
     Unsupported,
+    /// The path cannot be reached or its file not read. A FUSE file system that was mounted without `allow_root`
+    /// refuses even root.
+    AccessDenied,
     /// The user has as many groups, or as many marks, as the kernel's settings allow.
     LimitReached,
     /// There is no descriptor left. Nothing was taken from the queue.
@@ -134,5 +138,35 @@ impl std::error::Error for Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         io::Error::new(error.source.kind(), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(kind: ErrorKind, errno: i32) -> String {
+        Error::new("mark", kind, io::Error::from_raw_os_error(errno))
+            .at(Some(Path::new("/bin/sh")))
+            .to_string()
+    }
+
+    #[test]
+    fn an_error_names_the_operation_the_path_and_the_remedy() {
+        let denied = text(ErrorKind::NotPermitted, libc::EPERM);
+        assert!(denied.starts_with("mark \"/bin/sh\": Operation not permitted"), "{denied}");
+        assert!(denied.contains("CAP_SYS_ADMIN"), "{denied}");
+        assert!(text(ErrorKind::Unsupported, libc::EINVAL).contains("CONFIG_FANOTIFY_ACCESS_PERMISSIONS"));
+        assert!(text(ErrorKind::LimitReached, libc::ENOSPC).contains("max_user_marks"));
+        assert!(text(ErrorKind::OutOfDescriptors, libc::EMFILE).contains("ulimit -n"));
+        assert_eq!(text(ErrorKind::GroupClosed, libc::EBADF), "mark \"/bin/sh\": the group is closed");
+    }
+
+    #[test]
+    fn an_error_keeps_its_source() {
+        let error = Error::new("mark", ErrorKind::Other, io::Error::from_raw_os_error(libc::EIO));
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        assert!(std::error::Error::source(&error).is_some());
+        assert!(io::Error::from(error).to_string().starts_with("mark: "));
     }
 }

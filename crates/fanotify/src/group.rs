@@ -100,7 +100,6 @@ impl GroupBuilder {
     /// [`OutOfDescriptors`](ErrorKind::OutOfDescriptors).
     pub fn build(self) -> Result<Group, Error> {
         const OPERATION: &str = "open a fanotify group";
-        // First, so that a full table is told apart from a full count of groups: both are EMFILE there.
         let reader =
             Reader::new().map_err(|error| Error::new(OPERATION, ErrorKind::OutOfDescriptors, error))?;
         let mut flags = libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
@@ -126,8 +125,9 @@ impl GroupBuilder {
             let kind = match error.raw_os_error() {
                 Some(libc::EPERM) => ErrorKind::NotPermitted,
                 Some(libc::ENOSYS | libc::EINVAL) => ErrorKind::Unsupported,
-                Some(libc::EMFILE) => ErrorKind::LimitReached,
-                Some(libc::ENFILE) => ErrorKind::OutOfDescriptors,
+                // Too many groups, or no descriptor for this one.
+                Some(libc::EMFILE) if reader.has_room() => ErrorKind::LimitReached,
+                Some(libc::EMFILE | libc::ENFILE) => ErrorKind::OutOfDescriptors,
                 _ => ErrorKind::Other,
             };
             Error::new(OPERATION, kind, error)

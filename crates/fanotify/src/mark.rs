@@ -245,7 +245,7 @@ impl From<NoProc> for io::Error {
 fn wrap(operation: &'static str, error: io::Error) -> Error {
     let kind = match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => ErrorKind::NotFound,
-        Some(libc::EPERM | libc::EACCES) => ErrorKind::NotPermitted,
+        Some(libc::EPERM | libc::EACCES) => ErrorKind::AccessDenied,
         Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENODEV | libc::ENOSYS) => ErrorKind::Unsupported,
         Some(libc::ENOSPC) => ErrorKind::LimitReached,
         Some(libc::EMFILE | libc::ENFILE) => ErrorKind::OutOfDescriptors,

@@ -11,7 +11,7 @@
 //!   in which another reserved number is freed. There the execs are allowed at once, and told as `Passed`.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -37,6 +37,11 @@ impl Reader {
         let spare = sys::placeholder()?;
         let slot = Some(spare.try_clone()?);
         Ok(Self { slot, spare })
+    }
+
+    /// Whether the descriptor table has a number free.
+    pub(crate) fn has_room(&self) -> bool {
+        self.spare.try_clone().is_ok()
     }
 
     /// Appends up to `batch` events, and says how many; 0 where the queue is empty.
@@ -89,10 +94,10 @@ impl Reader {
         if !sys::wait_readable(group.fd(), Some(Duration::ZERO)).map_err(failed)? {
             return Ok(Vec::new());
         }
-        let free = self.spare.as_raw_fd();
+        let spare = self.spare.as_fd();
         let work = || {
             let table = PrivateTable::unshare().map_err(failed)?;
-            table.free(free);
+            table.free(spare);
             let mut events = Vec::new();
             while events.len() < wanted {
                 match Next::from(group) {
@@ -140,13 +145,9 @@ impl Next {
         if event.mask & libc::FAN_Q_OVERFLOW != 0 {
             return Ok(Self::Told(Event::Overflow));
         }
-        Ok(match sys::own_event_fd(&event) {
-            Some(file) => Self::Held(file, event.task),
-            // FAN_REPORT_FD_ERROR: the number is the negated errno.
-            None => Self::Told(Event::Refused(Refused {
-                task: Some(event.task),
-                reason: io::Error::from_raw_os_error(event.fd.saturating_neg()),
-            })),
+        Ok(match event.file {
+            Ok(file) => Self::Held(file, event.task),
+            Err(reason) => Self::Told(Event::Refused(Refused { task: Some(event.task), reason })),
         })
     }
 

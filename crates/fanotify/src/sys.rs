@@ -12,12 +12,13 @@ pub(crate) const FAN_REPORT_FD_ERROR: libc::c_uint = 0x2000;
 /// Where the errno of a denial stands in a response (Linux 6.13).
 pub(crate) const FAN_ERRNO_SHIFT: u32 = 24;
 
-/// One event as the kernel wrote it. Here `fd` is still only a number.
-#[derive(Debug, Clone, Copy)]
+/// One event as the kernel wrote it.
+#[derive(Debug)]
 pub(crate) struct RawEvent {
     pub(crate) version: u8,
     pub(crate) mask: u64,
-    pub(crate) fd: i32,
+    /// What the event is about; with `FAN_REPORT_FD_ERROR`, why it could not be opened.
+    pub(crate) file: io::Result<OwnedFd>,
     pub(crate) task: i32,
 }
 
@@ -59,19 +60,13 @@ pub(crate) fn read_event(group: BorrowedFd<'_>) -> io::Result<RawEvent> {
     if got as usize != size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(RawEvent { version: meta.vers, mask: meta.mask, fd: meta.fd, task: meta.pid })
-}
-
-/// Takes the descriptor that an event brought.
-///
-/// Call it once for each event with a descriptor, in the descriptor table that read it.
-pub(crate) fn own_event_fd(event: &RawEvent) -> Option<OwnedFd> {
-    if event.fd < 0 {
-        return None;
-    }
-    // SAFETY: the kernel installed this descriptor while it wrote the event, for the reader to own;
-    // the two callers each do so once for an event they have just read.
-    Some(unsafe { OwnedFd::from_raw_fd(event.fd) })
+    let file = if meta.fd >= 0 {
+        // SAFETY: the kernel installed this descriptor while it wrote the event, for the reader to own.
+        Ok(unsafe { OwnedFd::from_raw_fd(meta.fd) })
+    } else {
+        Err(io::Error::from_raw_os_error(meta.fd.saturating_neg()))
+    };
+    Ok(RawEvent { version: meta.vers, mask: meta.mask, file, task: meta.pid })
 }
 
 pub(crate) fn respond(group: BorrowedFd<'_>, event: BorrowedFd<'_>, response: u32) -> io::Result<()> {
@@ -149,9 +144,9 @@ impl PrivateTable {
     }
 
     /// Frees a number in this copy; in the table that was copied it stays open.
-    pub(crate) fn free(&self, number: RawFd) {
+    pub(crate) fn free(&self, number_of: BorrowedFd<'_>) {
         let _only_in_this_thread = self.not_send;
-        // SAFETY: nothing in this thread owns this copy of the descriptor.
-        unsafe { libc::close(number) };
+        // SAFETY: closes the copy, which nothing owns: the owner is a thread of the other table.
+        unsafe { libc::close(number_of.as_raw_fd()) };
     }
 }
