@@ -133,7 +133,7 @@ const CHECKPOINT: &[Opt<Key>] = &[
 
 const EXEC: &[Opt<Key>] = &[
     value("console-socket", 0, Key::ConsoleSocket),
-    optional("tty", b't', Key::Tty),
+    optional("tty", b't', Key::TtyWord),
     value("process", b'p', Key::Process),
     value("cwd", 0, Key::Cwd),
     flag("detach", b'd', Key::Detach),

@@ -39,18 +39,16 @@ pub(super) fn parse(argv: &[OsString]) -> Invocation {
             return oci::parse(&GRAMMAR, args);
         }
         let family = Family::guess(word);
-        if !matches!(family, Family::Generic | Family::Conmon) {
+        if family != Family::Generic {
             // `rest` begins behind the runtime's name, which stands for argv[0].
             let from = argv.len() - head.rest.len() - 1;
             return super::parse(family, &argv[from..]);
         }
         args = head.rest;
     }
-    let mut inv = oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default());
-    if !matches!(inv.verb, Verb::Help | Verb::None) {
-        inv = Invocation { verb: inv.verb, ..Invocation::new(Family::Generic) };
-    }
-    inv
+    // No verb and no runtime: at most a help text, or a verb of its own.
+    let inv = oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default());
+    Invocation { verb: inv.verb, ..Invocation::new(Family::Generic) }
 }
 
 /// A word that cannot be the value of an option nobody knows.
@@ -60,44 +58,24 @@ fn is_anchor(word: &OsStr) -> bool {
 
 /// Whether this is plausibly the command line of an OCI runtime that is asked something about a container.
 ///
-/// For learning runtimes that no list names. It is a necessary condition and a weak one (`make run tests` has the same
-/// form), so the caller should see other evidence too: that a container did start below this process, or, for a verb that
-/// creates, that the bundle (else the working directory) holds a `config.json`.
+/// For learning runtimes that no list names. Wrappers (`sudo runc …`) are not meant: the verb must be the first word. It is a
+/// necessary condition and a weak one (`make run tests` has the same form), so the caller should see other evidence too:
+/// that a container did start below this process, or, for a verb that creates, that the bundle (else the working
+/// directory) holds a `config.json`.
 pub(crate) fn looks_like_oci(argv: &[OsString]) -> bool {
-    let inv = parse(argv);
+    let args = argv.get(1..).unwrap_or_default();
+    let (inv, words) = oci::parse_counting(&GRAMMAR, args);
     if !inv.verb.names_container() || !inv.id.as_deref().is_some_and(is_id) {
         return false;
     }
-    let words = trailing_words(&inv, argv);
     match inv.verb {
-        // No OCI runtime takes a second argument here; `docker run IMAGE COMMAND` has one.
-        Verb::Create | Verb::Run | Verb::Restore | Verb::Start | Verb::State | Verb::Pause | Verb::Resume => {
-            words == 1
-        }
         Verb::Kill => words <= 2,
-        Verb::Exec => inv.exec.is_some_and(|exec| exec.process_file.is_some() != (!exec.args.is_empty())),
-        _ => true,
+        Verb::Ps => true,
+        // One of the two says what to execute.
+        Verb::Exec => inv.exec.is_some_and(|exec| exec.process_file.is_some() == exec.args.is_empty()),
+        // No OCI runtime takes a second argument here; `docker run IMAGE COMMAND` has one.
+        _ => words <= 1,
     }
-}
-
-/// How many positional arguments stand behind the verb.
-fn trailing_words(inv: &Invocation, argv: &[OsString]) -> usize {
-    let mut help = Invocation::new(inv.family);
-    let ignore = &mut |_: Key, _: Option<&OsStr>| {};
-    let args = argv.get(1..).unwrap_or_default();
-    let mut head = scan(DIALECT, &[GLOBAL], Unknown::ValueUnless(is_anchor), 1, args, ignore);
-    for _ in 0..WORDS_LOOKED_AT {
-        match head.positional.first() {
-            Some(word) if Verb::is_word(word) => break,
-            Some(_) => head = scan(DIALECT, &[GLOBAL], Unknown::ValueUnless(is_anchor), 1, head.rest, ignore),
-            None => return 0,
-        }
-    }
-    help.verb = inv.verb.clone();
-    let shape = shape(&inv.verb);
-    let tail =
-        scan(DIALECT, &[shape.options, GLOBAL], Unknown::ValueUnlessLast, usize::MAX, head.rest, ignore);
-    tail.positional.len()
 }
 
 /// The form of an id that runc, crun and youki accept.

@@ -212,7 +212,7 @@ impl Verb {
             b"spec" => Verb::Spec,
             b"features" => Verb::Features,
             b"init" => Verb::Init,
-            b"help" | b"h" => Verb::Help,
+            b"help" => Verb::Help,
             _ => Verb::Other(word.to_os_string()),
         }
     }
@@ -254,7 +254,7 @@ pub(crate) struct Invocation {
     pub(crate) verb: Verb,
     /// The container: the positional argument (conmon: `--cid`). A regular expression where `regex` is set.
     pub(crate) id: Option<OsString>,
-    /// Further containers: `runsc delete` takes many.
+    /// Further containers of `delete`: runsc takes many, the others refuse more than one.
     pub(crate) more_ids: Vec<OsString>,
     /// `--bundle` as written. `None`: the caller's working directory.
     pub(crate) bundle: Option<PathBuf>,

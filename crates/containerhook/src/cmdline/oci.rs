@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::scan::{Dialect, Opt, Scan, Unknown, scan};
+use super::scan::{Dialect, Opt, Unknown, scan};
 use super::{ExecRequest, Family, Invocation, Verb};
 
 /// The meaning of an option of an OCI runtime.
@@ -38,6 +38,8 @@ pub(super) enum Key {
     Rootless,
     SystemdCgroup,
     Tty,
+    /// As `Tty`, for crun, where `no` and `false` alone mean no.
+    TtyWord,
     User,
     WorkPath,
     /// Known, but nothing that is told.
@@ -68,6 +70,11 @@ pub(super) struct Grammar {
 
 /// Reads `args`, the arguments behind `argv[0]`.
 pub(super) fn parse(grammar: &Grammar, args: &[OsString]) -> Invocation {
+    parse_counting(grammar, args).0
+}
+
+/// As [`parse`]; answers also how many positional arguments stand behind the verb.
+pub(super) fn parse_counting(grammar: &Grammar, args: &[OsString]) -> (Invocation, usize) {
     let mut inv = Invocation::new(grammar.family);
     let mut help = false;
     let head = scan(
@@ -78,29 +85,28 @@ pub(super) fn parse(grammar: &Grammar, args: &[OsString]) -> Invocation {
         args,
         &mut |key, value| apply(&mut inv, &mut help, key, value),
     );
-    // A verb that is met only as the value of an option nobody knows is no verb.
     let Some(word) = head.positional.first() else {
         if help {
             inv.verb = Verb::Help;
         }
-        return inv;
+        return (inv, 0);
     };
     inv.verb = (grammar.verb)(word);
-    read_verb(grammar, &mut inv, &mut help, head.rest);
+    let words = read_verb(grammar, &mut inv, &mut help, head.rest);
     if help {
         inv.verb = Verb::Help;
+        inv.exec = None;
     }
-    inv
+    (inv, words)
 }
 
-fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[OsString]) {
-    let verb = inv.verb.clone();
-    if verb == Verb::Exec {
+fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[OsString]) -> usize {
+    if inv.verb == Verb::Exec {
         inv.exec = Some(ExecRequest::default());
     }
-    let shape = (grammar.shape)(&verb);
-    let alone = verb.names_container() && !matches!(verb, Verb::Exec | Verb::Kill | Verb::Ps);
-    let unknown = if alone { Unknown::ValueUnlessLast } else { Unknown::Switch };
+    let shape = (grammar.shape)(&inv.verb);
+    let id_is_all = inv.verb.names_container() && !matches!(inv.verb, Verb::Exec | Verb::Kill | Verb::Ps);
+    let unknown = if id_is_all { Unknown::ValueUnlessLast } else { Unknown::Switch };
     let global: &[Opt<Key>] = if grammar.global_after_verb { grammar.global } else { &[] };
     let tail = scan(
         grammar.dialect,
@@ -108,33 +114,25 @@ fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[O
         unknown,
         shape.stop_after,
         args,
-        &mut |key, value| {
-            apply(inv, help, key, value);
-        },
+        &mut |key, value| apply(inv, help, key, value),
     );
-    if !verb.names_container() {
-        return;
+    let mut words = tail.positional.iter().copied().chain(tail.rest.iter().map(OsString::as_os_str));
+    let count = tail.positional.len() + tail.rest.len();
+    if !inv.verb.names_container() {
+        return count;
     }
-    let words = |tail: &Scan<'_>| -> Vec<OsString> {
-        tail.positional.iter().skip(1).map(|w| w.to_os_string()).chain(tail.rest.iter().cloned()).collect()
-    };
-    inv.id = tail.positional.first().or(tail.guessed.as_ref()).map(|w| w.to_os_string());
-    match verb {
+    inv.id = words.next().or(tail.guessed).map(OsStr::to_os_string);
+    match inv.verb {
+        Verb::Kill => inv.signal = words.next().map(OsStr::to_os_string),
+        Verb::Delete => inv.more_ids = words.map(OsStr::to_os_string).collect(),
         Verb::Exec => {
             if let Some(exec) = inv.exec.as_mut() {
-                exec.args = words(&tail);
+                exec.args = words.map(OsStr::to_os_string).collect();
             }
-        }
-        Verb::Kill => {
-            inv.signal = tail
-                .positional
-                .get(1)
-                .copied()
-                .map(OsStr::to_os_string)
-                .or_else(|| tail.rest.first().cloned())
         }
         _ => {}
     }
+    count
 }
 
 /// Records an option.
@@ -167,7 +165,7 @@ pub(super) fn apply(inv: &mut Invocation, help: &mut bool, key: Key, value: Opti
         Key::SystemdCgroup => inv.systemd_cgroup = on(),
         Key::WorkPath => inv.work_path = path(),
         Key::Ignored => {}
-        Key::Cap | Key::Cgroup | Key::Cwd | Key::Env | Key::Process | Key::Tty | Key::User => {
+        Key::Cap | Key::Cgroup | Key::Cwd | Key::Env | Key::Process | Key::Tty | Key::TtyWord | Key::User => {
             let Some(exec) = inv.exec.as_mut() else { return };
             match key {
                 Key::Cap => exec.caps.extend(word()),
@@ -175,7 +173,8 @@ pub(super) fn apply(inv: &mut Invocation, help: &mut bool, key: Key, value: Opti
                 Key::Cwd => exec.cwd = path(),
                 Key::Env => exec.env.extend(word()),
                 Key::Process => exec.process_file = path(),
-                Key::Tty => exec.tty = value.is_none_or(|v| v != "no") && on(),
+                Key::Tty => exec.tty = on(),
+                Key::TtyWord => exec.tty = value.is_none_or(|v| v != "no" && v != "false"),
                 _ => exec.user = word(),
             }
         }

@@ -7,20 +7,14 @@
 //! for the id), and `exec ID -- CMD` (version 1 tries to execute `--`). Version 3 also takes global options behind the
 //! verb, which version 1 refuses.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use super::oci::{self, Grammar, Key, Shape};
 use super::scan::{GO, Opt, flag, value};
 use super::{Family, Invocation, Verb};
 
-const GRAMMAR: Grammar = Grammar {
-    family: Family::Runc,
-    dialect: GO,
-    global: GLOBAL,
-    global_after_verb: true,
-    shape,
-    verb: Verb::from_word,
-};
+const GRAMMAR: Grammar =
+    Grammar { family: Family::Runc, dialect: GO, global: GLOBAL, global_after_verb: true, shape, verb };
 
 pub(super) fn parse(argv: &[OsString]) -> Invocation {
     let mut inv = oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default());
@@ -32,9 +26,13 @@ pub(super) fn parse(argv: &[OsString]) -> Invocation {
     inv
 }
 
+fn verb(word: &OsStr) -> Verb {
+    if word == "h" { Verb::Help } else { Verb::from_word(word) }
+}
+
 const NEVER: usize = usize::MAX;
 
-pub(super) fn shape(verb: &Verb) -> Shape {
+fn shape(verb: &Verb) -> Shape {
     let (options, stop_after) = match verb {
         Verb::Create | Verb::Run => (RUN, NEVER),
         Verb::Restore => (RESTORE, NEVER),

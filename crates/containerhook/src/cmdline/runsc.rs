@@ -31,8 +31,7 @@ fn verb(word: &OsStr) -> Verb {
     match word.as_bytes() {
         b"boot" | b"gofer" | b"umount" | b"dynamic-gofer" | b"netgofer" | b"metric-server" => Verb::Init,
         b"flags" | b"commands" => Verb::Help,
-        // runsc has no such verbs; `h` is not short for help either.
-        b"init" | b"h" => Verb::Other(word.to_os_string()),
+        b"init" => Verb::Other(word.to_os_string()),
         _ => Verb::from_word(word),
     }
 }
