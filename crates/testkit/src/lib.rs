@@ -31,6 +31,9 @@
 //! - `CONTAINERHOOK_KEEP`: when set, scratch folders stay for inspection (processes and mounts still end).
 
 mod bundle;
+mod containerd;
+mod daemon;
+mod image;
 mod proc;
 mod rootfs;
 mod runtime;
@@ -41,6 +44,8 @@ mod task;
 mod watchdog;
 
 pub use bundle::{Bundle, BundleBuilder};
+pub use containerd::Containerd;
+pub use image::BUSYBOX;
 pub use proc::{Process, processes, unique_id, wait_until};
 pub use rootfs::Rootfs;
 pub use runtime::{Family, Runtime, State};
