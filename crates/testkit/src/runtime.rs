@@ -166,7 +166,8 @@ impl Runtime {
     /// # Errors
     /// When the runtime cannot be executed.
     pub fn spawn_run(&self, bundle: &Bundle) -> Result<Task> {
-        Task::spawn(self.command(["run", "--bundle"]).arg(bundle.path()).arg(bundle.id()))
+        let task = Task::spawn(self.command(["run", "--bundle"]).arg(bundle.path()).arg(bundle.id()))?;
+        Ok(if self.family == Family::Youki { task.that_loses_sigchld() } else { task })
     }
 
     /// What the runtime says about the container.

@@ -23,6 +23,7 @@ pub struct Task {
     stdout: File,
     stderr: File,
     ended: bool,
+    loses_sigchld: bool,
 }
 
 /// What a command printed, and how it ended.
@@ -56,7 +57,7 @@ impl Task {
             .stderr(stderr.try_clone()?)
             .spawn()
             .with_context(|| format!("starting `{what}`"))?;
-        Ok(Self { child, what, stdout, stderr, ended: false })
+        Ok(Self { child, what, stdout, stderr, ended: false, loses_sigchld: false })
     }
 
     /// Its process.
@@ -69,6 +70,13 @@ impl Task {
     #[must_use]
     pub fn printed(&self) -> (String, String) {
         (read_all(&self.stdout), read_all(&self.stderr))
+    }
+
+    /// For `youki run` (seen with 0.7): it blocks SIGCHLD only after it has started the container, and waits for ever for
+    /// one that had ended by then. Such a task is sent the signal again whenever somebody asks for its end.
+    pub(crate) fn that_loses_sigchld(mut self) -> Self {
+        self.loses_sigchld = true;
+        self
     }
 
     /// How it ended, if it has.
