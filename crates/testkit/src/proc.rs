@@ -1,7 +1,8 @@
 //! Facts about processes, and waiting for an outcome.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -75,6 +76,19 @@ impl Process {
     #[must_use]
     pub fn waits_in(self) -> Option<String> {
         fs::read_to_string(self.path("wchan")).ok().filter(|w| w != "0" && !w.is_empty())
+    }
+
+    /// Whether one of its fanotify groups has a mark on the file at `path`: the way to await a listener that gets ready.
+    #[must_use]
+    pub fn marks(self, path: &Path) -> bool {
+        let Ok(file) = fs::metadata(path) else { return false };
+        let (major, minor) = (libc::major(file.dev()), libc::minor(file.dev()));
+        let mark = format!("fanotify ino:{:x} sdev:{:x} ", file.ino(), major << 20 | minor);
+        // Each thread may have a descriptor table of its own, and an engine's thread does.
+        let threads = fs::read_dir(self.path("task")).into_iter().flatten().flatten();
+        let tables = threads.filter_map(|t| fs::read_dir(t.path().join("fdinfo")).ok());
+        let mut infos = tables.flatten().flatten().filter_map(|fd| fs::read_to_string(fd.path()).ok());
+        infos.any(|info| info.contains(&mark))
     }
 
     /// Its children.

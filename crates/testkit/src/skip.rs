@@ -179,10 +179,9 @@ pub fn function_of(here: &'static str) -> &'static str {
     name.trim_end_matches("::{{closure}}")
 }
 
-/// Looks a program up in `PATH` and in the folders for administrators, which a user's `PATH` may lack.
-///
-/// Docker's client is looked up in `/usr/bin` only: machines carry others elsewhere.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+/// Looks a program up in `PATH`, in the folders for administrators, which a user's `PATH` may lack, and in cargo's.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo/bin"));
     std::env::split_paths(&path)

@@ -86,6 +86,9 @@ impl Task {
     pub fn try_wait(&mut self) -> Result<Option<Output>> {
         let Some(status) = self.child.try_wait().with_context(|| format!("waiting for `{}`", self.what))?
         else {
+            if self.loses_sigchld {
+                let _ = self.process().kill(libc::SIGCHLD);
+            }
             return Ok(None);
         };
         self.ended = true;
