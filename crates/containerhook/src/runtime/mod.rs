@@ -7,7 +7,12 @@
 //!
 //! All of this blocks on file systems and belongs on a worker of the engine.
 
+mod engines;
+pub(crate) mod existing;
+mod file;
 mod places;
+mod proc;
+mod state;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -17,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 
 pub(crate) use tree::{Inode, Root};
 
@@ -192,18 +197,7 @@ fn name_of(found: &Found) -> String {
 }
 
 fn is_script(fd: &OwnedFd) -> bool {
-    let mut start = [0; 2];
-    read_start(fd, &mut start).is_ok_and(|n| &start[..n] == b"#!")
-}
-
-/// Reads the beginning of a regular file that is open as O_PATH.
-fn read_start(fd: &OwnedFd, buf: &mut [u8]) -> io::Result<usize> {
-    use std::os::fd::AsRawFd;
-    // Not /proc/self: the main thread's descriptors are others.
-    let path = format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty())?;
-    Ok(rustix::io::read(&file, buf)?)
+    file::read(fd, 2).is_ok_and(|start| start == b"#!")
 }
 
 /// Looks everywhere.

@@ -1,6 +1,7 @@
 //! Discovery on hosts made up in a folder.
 
 use super::*;
+use rustix::fs::Mode;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use tempfile::TempDir;

@@ -182,7 +182,8 @@ pub(crate) struct Stat {
     pub(crate) file_type: FileType,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
-    pub(crate) size: u64,
+    /// Seconds since 1970.
+    pub(crate) modified: i64,
 }
 
 /// What a mark is set on.
@@ -201,7 +202,7 @@ pub(crate) fn stat(fd: &OwnedFd) -> io::Result<Stat> {
         file_type: FileType::from_raw_mode(u32::from(s.stx_mode)),
         mode: u32::from(s.stx_mode) & 0o7777,
         uid: s.stx_uid,
-        size: s.stx_size,
+        modified: s.stx_mtime.tv_sec,
     })
 }
 
@@ -243,7 +244,7 @@ impl Walker<'_> {
                 }
                 Step::Glob(pattern) => {
                     self.walked.trail.add(&here.path, Want::Glob(Arc::clone(&pattern)));
-                    for name in list(&here.fd, |name| matches(&pattern, name)) {
+                    for name in list(&here.fd, MATCHES, |name| matches(&pattern, name)) {
                         self.branch(&stack, &todo, name, &sought, links);
                     }
                     return;
@@ -298,7 +299,7 @@ impl Walker<'_> {
 }
 
 /// The names in a directory that please, in order; bounded.
-pub(crate) fn list(dir: &OwnedFd, pleases: impl Fn(&str) -> bool) -> Vec<OsString> {
+pub(crate) fn list(dir: &OwnedFd, max: usize, pleases: impl Fn(&str) -> bool) -> Vec<OsString> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(fd) = rustix::fs::openat(dir, c".", flags, Mode::empty()) else { return Vec::new() };
     let Ok(entries) = rustix::fs::Dir::new(fd) else { return Vec::new() };
@@ -307,7 +308,7 @@ pub(crate) fn list(dir: &OwnedFd, pleases: impl Fn(&str) -> bool) -> Vec<OsStrin
         .map_while(Result::ok)
         .filter(|e| !matches!(e.file_name().to_bytes(), b"." | b".."))
         .filter(|e| e.file_name().to_str().is_ok_and(&pleases))
-        .take(MATCHES)
+        .take(max)
         .map(|e| OsStr::from_bytes(e.file_name().to_bytes()).to_owned())
         .collect();
     names.sort();
