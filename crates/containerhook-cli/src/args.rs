@@ -26,6 +26,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Watch(Box<crate::watch::WatchArgs>),
     Doctor(crate::doctor::DoctorArgs),
+    Verify(crate::verify::VerifyArgs),
     /// Prints a script that completes this program's options in a shell
     #[command(hide = true)]
     Completions {

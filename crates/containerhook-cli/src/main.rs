@@ -7,11 +7,13 @@
 mod args;
 mod doctor;
 mod failure;
+mod model;
 mod output;
 mod row;
 mod shell;
 mod signals;
 mod table;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let outcome = cli.global.start_log().and_then(|()| match cli.command {
         Command::Watch(args) => watch::run(&args, &cli.global),
         Command::Doctor(args) => doctor::run(&args, &cli.global),
+        Command::Verify(args) => verify::run(&args, &cli.global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { directory } => shell::man(directory.as_deref()),
     });
