@@ -1,8 +1,6 @@
 //! What the repository needs beyond cargo.
 
 mod bpf;
-<<<<<<< HEAD
-=======
 mod ci;
 mod demo;
 mod install;
@@ -10,28 +8,10 @@ mod say;
 mod test;
 
 use std::path::{Path, PathBuf};
->>>>>>> h4
 
 use clap::Parser;
 
 /// What the repository needs beyond cargo.
-<<<<<<< HEAD
-#[derive(Parser)]
-enum Task {
-    /// Compile the BPF object.
-    Bpf {
-        /// Only compare the committed one.
-        #[arg(long)]
-        check: bool,
-    },
-}
-
-fn main() -> anyhow::Result<()> {
-    match Task::parse() {
-        Task::Bpf { check } => bpf::run(check),
-    }
-}
-=======
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask", max_term_width = 110, after_help = EXAMPLES)]
 enum Task {
@@ -80,4 +60,3 @@ fn cargo() -> std::process::Command {
     command.current_dir(root()).env("PATH", install::path());
     command
 }
->>>>>>> h4
