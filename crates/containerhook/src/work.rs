@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
@@ -528,7 +528,10 @@ fn existing_config(search: &Search, bundle: &Path, owner: u32) -> Result<Config,
 /// `HOST_ROOT/proc/PID/root/PATH`, or `HOST_ROOT/PATH`, as a root and a path in it.
 fn split_root(host_root: &Path, path: &Path) -> (PathBuf, PathBuf) {
     let in_host = path.strip_prefix(host_root).unwrap_or(path);
-    let mut parts = in_host.components().skip_while(|part| *part == Component::RootDir);
+    let mut parts = in_host.components();
+    if in_host.has_root() {
+        parts.next();
+    }
     let (proc, pid, root) = (parts.next(), parts.next(), parts.next());
     match (proc, pid, root) {
         (Some(proc), Some(pid), Some(root)) if proc.as_os_str() == "proc" && root.as_os_str() == "root" => {
