@@ -1,5 +1,8 @@
 //! An elastic pool of threads: as many as there is work for, up to a bound, and back to one when it is quiet.
 //!
+//! One thread more than the bound waits: a thread must be there to take a job when another is found to be stuck, for
+//! whoever finds it may not start one.
+//!
 //! Both kinds of threads beside the engine's are pools: *workers*, which do for the engine what may wait for a disk or
 //! for another process's memory, and *handlers*, which run the user's code. A new thread is started by a thread of the
 //! same pool (the first by the pool's maker), and so shares its descriptor table: see `private_table.rs`.
@@ -13,8 +16,8 @@ use std::time::Duration;
 /// How long a thread that is not the last idle one waits for work before it ends.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Threads that are stuck are not counted towards a pool's bound, up to this many in all.
-const MOST_THREADS: usize = 1024;
+/// Jobs that are stuck are not counted towards a pool's bound, up to this many in all.
+const MOST_JOBS: usize = 1024;
 
 pub(crate) struct Pool<J> {
     shared: Arc<Shared<J>>,
@@ -30,10 +33,16 @@ struct Shared<J> {
 
 struct State<J> {
     jobs: VecDeque<J>,
-    threads: usize,
     idle: usize,
+    running: usize,
     stuck: usize,
     closed: bool,
+}
+
+impl<J> Shared<J> {
+    fn room(&self, state: &State<J>) -> bool {
+        state.running < (self.bound + state.stuck).min(MOST_JOBS)
+    }
 }
 
 impl<J: Send + 'static> Pool<J> {
@@ -42,7 +51,7 @@ impl<J: Send + 'static> Pool<J> {
         bound: usize,
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let state = State { jobs: VecDeque::new(), threads: 1, idle: 0, stuck: 0, closed: false };
+        let state = State { jobs: VecDeque::new(), idle: 0, running: 0, stuck: 0, closed: false };
         let shared = Arc::new(Shared {
             name,
             bound: bound.max(1),
@@ -62,7 +71,7 @@ impl<J: Send + 'static> Pool<J> {
         self.shared.work.notify_one();
     }
 
-    /// One thread more is known to be stuck in its job: another may take its place.
+    /// One job more is known to be stuck: another may run in its place.
     pub(crate) fn stuck(&self) {
         let mut state = self.shared.lock();
         state.stuck += 1;
@@ -105,29 +114,29 @@ impl<J: Send + 'static> Shared<J> {
     fn work(shared: &Arc<Self>) {
         let mut state = shared.lock();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
-                // Before this thread is away at its job, see that another waits: the next job must not wait for this one.
-                let room = state.threads < (shared.bound + state.stuck).min(MOST_THREADS);
-                let another = state.idle == 0 && room && !state.closed;
-                if another {
-                    state.threads += 1;
-                }
+            if !state.closed
+                && shared.room(&state)
+                && let Some(job) = state.jobs.pop_front()
+            {
+                state.running += 1;
+                // Before this thread is away at its job, see that another waits.
+                let alone = state.idle == 0;
                 drop(state);
-                if another && Self::spawn(shared).is_err() {
-                    // The limit of threads is reached: the job waits for one that is there.
-                    shared.lock().threads -= 1;
+                if alone {
+                    // Where the limit of threads is reached, the next job waits for one of those that are there.
+                    let _ = Self::spawn(shared);
                 }
                 (shared.run)(job);
                 state = shared.lock();
+                state.running -= 1;
                 continue;
             }
-            if state.closed || state.threads > (shared.bound + state.stuck).min(MOST_THREADS) {
-                state.threads -= 1;
+            if state.closed {
                 return;
             }
-            let alone = state.idle == 0;
+            let last = state.idle == 0;
             state.idle += 1;
-            if alone {
+            if last {
                 state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
             } else {
@@ -135,8 +144,7 @@ impl<J: Send + 'static> Shared<J> {
                     shared.work.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner);
                 state = guard;
                 state.idle -= 1;
-                if waited.timed_out() && state.jobs.is_empty() && state.idle > 0 {
-                    state.threads -= 1;
+                if waited.timed_out() && state.idle > 0 && state.jobs.is_empty() {
                     return;
                 }
             }
