@@ -352,8 +352,12 @@ impl Engine {
             Event::Passed(passed) => {
                 let line = format!("task {} was not held: no descriptor was left (ulimit -n)", passed.task());
                 self.log.log(Level::Warn, line);
-                self.apply(Input::Overflow { time });
-                self.workers.submit(Job::Existing { search: self.search.clone() });
+                // It goes on by itself, and is told of what can still be seen of it.
+                if let Some(marked) = passed.inode().and_then(|inode| self.runtimes.get(&inode)) {
+                    let (tid, binary) = (passed.task(), Arc::clone(&marked.binary));
+                    let life = self.lifecycle.new_id();
+                    self.workers.submit(Job::Passed { life, tid, binary, at, time });
+                }
             }
             Event::Refused(refused) => {
                 self.log.log(Level::Warn, format!("the kernel denied an execution: {}", refused.reason()));
@@ -455,6 +459,9 @@ impl Engine {
                     self.creations.insert(hold, creation);
                 }
                 command.held = self.holds.contains_key(&hold);
+                if !command.held {
+                    command.detail = Some("not held: it had gone on before it was read".into());
+                }
                 self.apply(Input::Command(command));
                 if !self.lifecycle.is_life(hold) {
                     self.creations.remove(&hold);

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 use fanotify::{Group, InodeId, Mark};
 
 use crate::bundle::{self, Caller, state_file};
-use crate::capture::{self, ExecRecord};
+use crate::capture::{self, CaptureError, ExecRecord};
 use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
@@ -31,6 +31,8 @@ const MOST_ID: usize = 1024;
 pub(crate) enum Job {
     /// A marked runtime is held at its exec.
     Command { hold: HoldId, tid: i32, binary: Arc<Binary>, at: Instant, time: SystemTime },
+    /// A marked runtime was executed that could not be held.
+    Passed { life: LifeId, tid: i32, binary: Arc<Binary>, at: Instant, time: SystemTime },
     /// A file that is a container's entrypoint is held at its exec.
     Entry {
         hold: HoldId,
@@ -143,7 +145,13 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn run(&self, job: Job) -> Option<Outcome> {
         match job {
-            Job::Command { hold, tid, binary, at, time } => Some(self.command(hold, tid, &binary, at, time)),
+            Job::Command { hold, tid, binary, at, time } => {
+                Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
+            }
+            Job::Passed { life, tid, binary, at, time } => {
+                let record = capture::passed(tid, Some(inode_of(&binary)));
+                Some(self.command(life, tid, record, &binary, at, time))
+            }
             Job::Entry { hold, tid, candidates, executable, at, time } => {
                 Some(entry(hold, tid, candidates, executable, at, time))
             }
@@ -189,8 +197,16 @@ impl Worker {
             .collect()
     }
 
-    fn command(&self, hold: HoldId, tid: i32, binary: &Binary, at: Instant, time: SystemTime) -> Outcome {
-        let record = match capture::capture(tid) {
+    fn command(
+        &self,
+        hold: HoldId,
+        tid: i32,
+        record: Result<ExecRecord, CaptureError>,
+        binary: &Binary,
+        at: Instant,
+        time: SystemTime,
+    ) -> Outcome {
+        let record = match record {
             Ok(record) => record,
             Err(error) => {
                 let why = format!(

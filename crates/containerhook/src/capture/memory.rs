@@ -5,7 +5,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
+
+use fanotify::InodeId;
 
 use super::{CaptureError, ExecRecord};
 use crate::proc;
@@ -26,6 +29,29 @@ pub(super) fn capture(tid: i32) -> Result<ExecRecord, CaptureError> {
     let root = open_link(tid, "root")?;
     let cwd = open_link(tid, "cwd")?;
     Ok(ExecRecord { task, path, argv, root, cwd })
+}
+
+pub(super) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
+    let started = Instant::now();
+    // /proc/<pid>/exe is another file once the exec is done; of a process that has become something else since, the
+    // arguments are another's.
+    let is_it = || {
+        let exe = File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{tid}/exe"));
+        exe.and_then(|exe| InodeId::of(&exe)).map(|found| Some(found) == inode)
+    };
+    while !is_it().map_err(|e| gone_or("cannot read which file the task executes", e))? {
+        if inode.is_none() || started.elapsed() > Duration::from_millis(200) {
+            return Err(CaptureError::Gone);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let line = std::fs::read(format!("/proc/{tid}/cmdline"));
+    let line = line.map_err(|e| gone_or("cannot read the command line", e))?;
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    let argv = line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
+    let task = proc::task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
+    let (root, cwd) = (open_link(tid, "root")?, open_link(tid, "cwd")?);
+    Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd })
 }
 
 pub(super) fn arguments(tid: i32) -> Result<(OsString, Vec<OsString>), CaptureError> {
@@ -203,7 +229,6 @@ impl Memory {
 const READ: &str = "cannot read the caller's memory";
 
 fn open_link(tid: i32, name: &str) -> Result<OwnedFd, CaptureError> {
-    use std::os::unix::fs::OpenOptionsExt;
     File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)

@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use fanotify::InodeId;
+
 use crate::proc::TaskFacts;
 
 /// Everything that is known of a held execution, read while it is held.
@@ -55,6 +57,13 @@ impl std::fmt::Display for CaptureError {
 /// Reads the execution that `tid` is held in. It may wait for the caller's pages to come from its disk.
 pub(crate) fn capture(tid: i32) -> Result<ExecRecord, CaptureError> {
     memory::capture(tid)
+}
+
+/// Reads an execution that could not be held (no descriptor was left), from what the process has become.
+///
+/// It waits a moment for the exec to be done: until then the process is still its caller.
+pub(crate) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
+    memory::passed(tid, inode)
 }
 
 /// Reads the arguments only.
