@@ -231,8 +231,21 @@ impl Worker {
             let why = format!("{} was executed for {id:?}: {why}", binary.path.display());
             return Outcome::Passed { hold, why: Some(why) };
         }
-        let Some(verb) = verb_of(&invocation) else { return Outcome::Passed { hold, why: None } };
+        let caller = Caller {
+            root: record.root.as_fd(),
+            cwd: record.cwd.as_fd(),
+            fsuid: record.task.fsuid,
+            fsgid: record.task.fsgid,
+            groups: &record.task.groups,
+            trusted: self.trusts(&record.task),
+        };
+        let Some(verb) = verb_of(&invocation, &caller) else { return Outcome::Passed { hold, why: None } };
         self.known_command(hold, &id, verb, invocation, record, binary, at, time)
+    }
+
+    /// Only the host's root is believed without more.
+    fn trusts(&self, task: &TaskFacts) -> bool {
+        task.euid == 0 && task.user_ns == self.user_ns
     }
 
     #[allow(clippy::too_many_arguments, reason = "the facts of one execution")]
@@ -248,7 +261,7 @@ impl Worker {
         time: SystemTime,
     ) -> Outcome {
         let ExecRecord { task, root, cwd, .. } = record;
-        let trusted = task.euid == 0 && task.user_ns == self.user_ns;
+        let trusted = self.trusts(&task);
         let state_root = invocation
             .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
             .unwrap_or_else(|| PathBuf::from(&binary.name));
@@ -361,7 +374,7 @@ fn monitor(hold: HoldId, invocation: Invocation) -> Outcome {
     }
 }
 
-fn verb_of(invocation: &Invocation) -> Option<lifecycle::Verb> {
+fn verb_of(invocation: &Invocation, caller: &Caller<'_>) -> Option<lifecycle::Verb> {
     use lifecycle::Verb as Told;
     Some(match &invocation.verb {
         Verb::Create => Told::Create,
@@ -369,17 +382,7 @@ fn verb_of(invocation: &Invocation) -> Option<lifecycle::Verb> {
         Verb::Restore => Told::Restore,
         Verb::Start => Told::Start,
         Verb::Exec => {
-            let request = invocation.exec.as_ref()?;
-            let word = |word: &OsStr| word.to_string_lossy().chars().take(MOST_ID).collect::<String>();
-            Told::Exec {
-                process: Arc::new(ExecProcess {
-                    args: request.args.iter().map(|arg| word(arg)).collect(),
-                    user: request.user.as_deref().map(word),
-                    tty: request.tty,
-                    cwd: request.cwd.as_ref().map(|cwd| word(cwd.as_os_str())),
-                }),
-                detach: invocation.detach,
-            }
+            Told::Exec { process: Arc::new(exec_process(invocation, caller)), detach: invocation.detach }
         }
         Verb::Kill => Told::After(EventKind::Killed),
         Verb::Delete => Told::After(EventKind::Deleted),
@@ -389,6 +392,45 @@ fn verb_of(invocation: &Invocation) -> Option<lifecycle::Verb> {
         Verb::Checkpoint => Told::After(EventKind::Checkpointed),
         _ => return None,
     })
+}
+
+/// A process file is read up to this size; the kubelet's have some KiB.
+const MOST_PROCESS: u64 = 1 << 20;
+
+/// What is to be executed, by the process file that engines write, else by the command line.
+fn exec_process(invocation: &Invocation, caller: &Caller<'_>) -> ExecProcess {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct OciProcess {
+        args: Vec<String>,
+        cwd: Option<String>,
+        terminal: bool,
+        user: Option<OciUser>,
+    }
+    #[derive(serde::Deserialize)]
+    struct OciUser {
+        uid: u32,
+        #[serde(default)]
+        gid: u32,
+    }
+    let Some(request) = &invocation.exec else { return ExecProcess::default() };
+    if let Some(path) = &request.process_file {
+        let read = || -> io::Result<OciProcess> {
+            let _rights = caller.rights()?;
+            let bytes = bundle::read_bounded(&caller.look_up(path, 0)?, MOST_PROCESS)?;
+            Ok(serde_json::from_slice(&bytes)?)
+        };
+        let process = read().unwrap_or_default();
+        let user = process.user.map(|user| format!("{}:{}", user.uid, user.gid));
+        return ExecProcess { args: process.args, user, tty: process.terminal, cwd: process.cwd };
+    }
+    let word = |word: &OsStr| word.to_string_lossy().into_owned();
+    ExecProcess {
+        args: request.args.iter().map(|arg| word(arg)).collect(),
+        user: request.user.as_deref().map(word),
+        tty: request.tty,
+        cwd: request.cwd.as_ref().map(|cwd| word(cwd.as_os_str())),
+    }
 }
 
 /// Why no runtime takes this id; every runtime refuses these, and such words are not passed on.
