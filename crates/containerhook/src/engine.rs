@@ -27,7 +27,7 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, Outcome, Worker, inode_of};
+use crate::work::{Creation, Job, MarkedEntry, Outcome, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
@@ -474,13 +474,12 @@ impl Engine {
                 }
             }
             Outcome::Finished { life, outcome, entry } => {
-                if let Some(entry) = entry {
-                    self.entries.entry(entry.mark.inode()).or_default().push(life);
-                    self.entry_marks.insert(life, (entry.mark, entry.path));
-                }
+                self.entry_marked(life, entry);
                 self.apply(Input::Finished { life, outcome });
             }
-            Outcome::Init { life, found, time } => {
+            Outcome::Init { life, found, entry, time } => {
+                let marked = entry.is_some();
+                self.entry_marked(life, entry);
                 let init = match found {
                     Err(why) => Init::Unknown(why),
                     Ok(process) => match self.exits.watch(process.pid) {
@@ -500,7 +499,7 @@ impl Engine {
                         }
                     },
                 };
-                self.apply(Input::InitFound { life, init, time });
+                self.apply(Input::InitFound { life, init, marked, time });
             }
             Outcome::Discovered { discovered, marks } => {
                 for warning in &discovered.warnings {
@@ -557,7 +556,8 @@ impl Engine {
                 Action::FindInit { life } => {
                     if let Some(creation) = self.creations.get(&life) {
                         let creation = Arc::clone(creation);
-                        self.workers.submit(Job::FindInit { life, creation });
+                        let mark = self.lifecycle.wants_mark(life);
+                        self.workers.submit(Job::FindInit { life, creation, mark });
                     }
                 }
                 Action::Watch(process) => self.watch(process),
@@ -577,6 +577,13 @@ impl Engine {
         }
         // Nothing above makes new actions: what follows from one comes by the inbox.
         self.actions = actions;
+    }
+
+    fn entry_marked(&mut self, life: LifeId, entry: Option<MarkedEntry>) {
+        if let Some(MarkedEntry { mark, path }) = entry {
+            self.entries.entry(mark.inode()).or_default().push(life);
+            self.entry_marks.insert(life, (mark, path));
+        }
     }
 
     fn watch(&mut self, process: Process) {

@@ -51,7 +51,7 @@ pub(crate) enum Job {
         mark: bool,
     },
     /// The create process has ended: where is init?
-    FindInit { life: LifeId, creation: Arc<Creation> },
+    FindInit { life: LifeId, creation: Arc<Creation>, mark: Option<Config> },
     /// Look for runtimes, and mark what is new.
     Discover { search: Search, known: Vec<InodeId> },
     /// Look at one place again, where a file has come or gone.
@@ -87,6 +87,7 @@ pub(crate) enum Outcome {
     Init {
         life: LifeId,
         found: Result<Process, String>,
+        entry: Option<MarkedEntry>,
         time: SystemTime,
     },
     Discovered {
@@ -158,8 +159,14 @@ impl Worker {
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))
             }
-            Job::FindInit { life, creation } => {
-                Some(Outcome::Init { life, found: find_init(&creation), time: SystemTime::now() })
+            Job::FindInit { life, creation, mark } => {
+                let found = find_init(&creation);
+                // What could not be resolved before the root was put together can be now, in the root itself.
+                let entry = match (&found, mark) {
+                    (Ok(init), Some(config)) => self.mark_entry_of(*init, &creation, &config).ok(),
+                    _ => None,
+                };
+                Some(Outcome::Init { life, found, entry, time: SystemTime::now() })
             }
             Job::Discover { search, known } => {
                 let discovered = runtime::discover(&search);
@@ -352,6 +359,27 @@ impl Worker {
         let bundle = creation.bundle.as_ref().ok_or("its bundle could not be opened")?;
         let entry = entrypoint::resolve(&creation.caller(), bundle.as_fd(), config.outline())
             .map_err(|why| format!("its entrypoint could not be resolved: {why}"))?;
+        self.mark_file(entry)
+    }
+
+    fn mark_entry_of(
+        &self,
+        init: Process,
+        creation: &Creation,
+        config: &Config,
+    ) -> Result<MarkedEntry, String> {
+        let _rights = creation.caller().rights().map_err(|e| e.to_string())?;
+        let root = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(format!("/proc/{}/root", init.pid))
+            .map_err(|e| e.to_string())?;
+        let entry =
+            entrypoint::resolve_in_root(root.as_fd(), config.outline()).map_err(|why| why.to_string())?;
+        self.mark_file(entry)
+    }
+
+    fn mark_file(&self, entry: entrypoint::Entrypoint) -> Result<MarkedEntry, String> {
         let group = self.group.upgrade().ok_or("the listener is closing")?;
         let mark =
             group.mark_fd(&entry.file).map_err(|e| format!("its entrypoint could not be marked: {e}"))?;
@@ -378,7 +406,7 @@ fn verb_of(invocation: &Invocation, caller: &Caller<'_>) -> Option<lifecycle::Ve
     use lifecycle::Verb as Told;
     Some(match &invocation.verb {
         Verb::Create => Told::Create,
-        Verb::Run => Told::Run { detach: invocation.detach },
+        Verb::Run => Told::Run { detach: invocation.detach, keep: invocation.keep },
         Verb::Restore => Told::Restore,
         Verb::Start => Told::Start,
         Verb::Exec => {

@@ -61,9 +61,10 @@ impl Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Create,
-    /// Creates and starts in one process; `detach`: which ends before the container does.
+    /// Creates and starts in one process; `detach`: which ends before the container does; `keep`: which does not delete it.
     Run {
         detach: bool,
+        keep: bool,
     },
     Restore,
     Start,
@@ -136,7 +137,7 @@ pub(crate) enum Input {
     Command(Box<Command>),
     Entry(Box<Entry>),
     Finished { life: LifeId, outcome: Finished },
-    InitFound { life: LifeId, init: Init, time: SystemTime },
+    InitFound { life: LifeId, init: Init, marked: bool, time: SystemTime },
     Ended { process: Process, status: ExitStatus, time: SystemTime },
     Replied { token: Token, decision: Result<Decision, String> },
     WatchTermination { id: String, process: Process, ended: bool, time: SystemTime },
@@ -359,6 +360,12 @@ impl Lifecycle {
         }
     }
 
+    /// The configuration by which the entrypoint of a created container is to be marked, if it is not.
+    pub(crate) fn wants_mark(&self, life: LifeId) -> Option<Config> {
+        let life = self.lives.get(&life).filter(|life| !life.marked && life.verb == Verb::Create)?;
+        life.container.config.clone().filter(|_| self.rules.tells(EventKind::Started))
+    }
+
     /// The container of a life, for the engine's work on it.
     pub(crate) fn container(&self, life: LifeId) -> Option<&Arc<Container>> {
         self.lives.get(&life).map(|life| &life.container)
@@ -369,7 +376,14 @@ impl Lifecycle {
             Input::Command(command) => self.command(*command, now, out),
             Input::Entry(entry) => self.entry(*entry, now, out),
             Input::Finished { life, outcome } => self.finished(life, outcome, now, out),
-            Input::InitFound { life, init, time } => self.init_found(life, init, time, now, out),
+            Input::InitFound { life: id, init, marked, time } => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.marked |= marked;
+                } else if marked {
+                    out.push(Action::Unmark { life: id, by: None });
+                }
+                self.init_found(id, init, time, now, out);
+            }
             Input::Ended { process, status, time } => self.process_ended(process, status, time, now, out),
             Input::Replied { token, decision } => self.replied(token, decision, now, out),
             Input::WatchTermination { id, process, ended, time } => {
@@ -802,12 +816,15 @@ impl Lifecycle {
         }
         let Some(life) = self.lives.get_mut(&id) else { return };
         if life.init.is_some() {
-            // `run` has outlived its container, or went to the background.
+            // A `run` in the foreground outlives its container, and deletes it.
+            if life.init_ended && matches!(life.verb, Verb::Run { detach: false, keep: false }) {
+                self.deleted(id, time, now, out);
+            }
             return;
         }
         let failed = status.success() == Some(false);
         match life.verb {
-            Verb::Run { detach: false } if !failed => {
+            Verb::Run { detach: false, .. } if !failed => {
                 // It created, ran and ended a container whose entrypoint was not marked. Its exit is the container's.
                 let why = life.unmarked.clone().unwrap_or_else(|| "its entrypoint was not seen".into());
                 let created = Turn {
