@@ -52,7 +52,7 @@ pub(crate) struct ConmonFacts {
     pub(crate) stdin: bool,
 }
 
-pub(super) fn parse(argv: &[OsString]) -> Invocation {
+pub(super) fn parse(argv: &[&OsStr]) -> Invocation {
     let mut inv = Invocation::new(Family::Conmon);
     let mut facts = ConmonFacts::default();
     let mut help = false;

@@ -3,7 +3,7 @@
 //! crun reads with argp in order: getopt's spellings (`-dbDIR`, abbreviations such as `--bun`), and the first argument that
 //! is no option ends the options, before the verb and behind it. What follows the id is the id's (`exec`) or refused.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 
 use super::oci::{self, Grammar, Key, Shape};
 use super::scan::{GETOPT, Opt, flag, optional, value};
@@ -14,11 +14,12 @@ const GRAMMAR: Grammar = Grammar {
     dialect: GETOPT,
     global: GLOBAL,
     global_after_verb: false,
+    reorder: None,
     shape,
     verb: Verb::from_word,
 };
 
-pub(super) fn parse(argv: &[OsString]) -> Invocation {
+pub(super) fn parse(argv: &[&OsStr]) -> Invocation {
     oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default())
 }
 

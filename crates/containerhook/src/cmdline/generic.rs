@@ -26,12 +26,13 @@ const GRAMMAR: Grammar = Grammar {
     dialect: DIALECT,
     global: GLOBAL,
     global_after_verb: true,
+    reorder: None,
     shape,
     verb: Verb::from_word,
 };
 
-pub(super) fn parse(argv: &[OsString]) -> Invocation {
-    let mut args = argv.get(1..).unwrap_or_default();
+pub(super) fn parse(all: &[&OsStr]) -> Invocation {
+    let mut args = all.get(1..).unwrap_or_default();
     for _ in 0..WORDS_LOOKED_AT {
         let head = scan(DIALECT, &[GLOBAL], Unknown::ValueUnless(is_anchor), 1, args, &mut |_, _| {});
         let Some(word) = head.positional.first() else { break };
@@ -41,13 +42,13 @@ pub(super) fn parse(argv: &[OsString]) -> Invocation {
         let family = Family::guess(word);
         if family != Family::Generic {
             // `rest` begins behind the runtime's name, which stands for argv[0].
-            let from = argv.len() - head.rest.len() - 1;
-            return super::parse(family, &argv[from..]);
+            let from = all.len() - head.rest.len() - 1;
+            return super::parse_borrowed(family, &all[from..]);
         }
         args = head.rest;
     }
     // No verb and no runtime: at most a help text, or a verb of its own.
-    let inv = oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default());
+    let inv = oci::parse(&GRAMMAR, all.get(1..).unwrap_or_default());
     Invocation { verb: inv.verb, ..Invocation::new(Family::Generic) }
 }
 
@@ -63,18 +64,22 @@ fn is_anchor(word: &OsStr) -> bool {
 /// that a container did start below this process, or, for a verb that creates, that the bundle (else the working
 /// directory) holds a `config.json`.
 pub(crate) fn looks_like_oci(argv: &[OsString]) -> bool {
-    let args = argv.get(1..).unwrap_or_default();
-    let (inv, words) = oci::parse_counting(&GRAMMAR, args);
+    let argv = oci::borrow(argv);
+    let (inv, tail) = oci::parse_with_tail(&GRAMMAR, argv.get(1..).unwrap_or_default());
     if !inv.verb.names_container() || !inv.id.as_deref().is_some_and(is_id) {
         return false;
     }
+    // With an option that no runtime has, only an option that nothing else has makes it one's.
+    if tail.misfit && inv.bundle.is_none() {
+        return false;
+    }
     match inv.verb {
-        Verb::Kill => words <= 2,
+        Verb::Kill => tail.words <= 2,
         Verb::Ps => true,
         // One of the two says what to execute.
         Verb::Exec => inv.exec.is_some_and(|exec| exec.process_file.is_some() == exec.args.is_empty()),
         // No OCI runtime takes a second argument here; `docker run IMAGE COMMAND` has one.
-        _ => words <= 1,
+        _ => tail.words <= 1,
     }
 }
 

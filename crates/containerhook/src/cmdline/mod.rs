@@ -372,6 +372,10 @@ pub(crate) struct ExecRequest {
 /// The family is the caller's knowledge of the *executable*: what `argv[0]` claims is not looked at, save for the names
 /// under which runsc executes itself.
 pub(crate) fn parse(family: Family, argv: &[OsString]) -> Invocation {
+    parse_borrowed(family, &oci::borrow(argv))
+}
+
+fn parse_borrowed(family: Family, argv: &[&OsStr]) -> Invocation {
     match family {
         Family::Runc => runc::parse(argv),
         Family::Crun => crun::parse(argv),

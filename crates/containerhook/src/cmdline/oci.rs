@@ -55,6 +55,14 @@ pub(super) struct Shape {
     pub(super) stop_after: usize,
 }
 
+/// Moves the arguments of a verb that has these options.
+pub(super) type Reorder = for<'a> fn(&[Opt<Key>], &[&'a OsStr]) -> Vec<&'a OsStr>;
+
+/// A command line as the scanner wants it.
+pub(super) fn borrow(argv: &[OsString]) -> Vec<&OsStr> {
+    argv.iter().map(OsString::as_os_str).collect()
+}
+
 /// A runtime's command line: `PROGRAM [GLOBAL…] VERB [OPTION…] ID [ARG…]`.
 pub(super) struct Grammar {
     pub(super) family: Family,
@@ -63,18 +71,29 @@ pub(super) struct Grammar {
     pub(super) global: &'static [Opt<Key>],
     /// Whether those are taken behind the verb, too.
     pub(super) global_after_verb: bool,
+    /// How the program moves arguments behind the verb before it reads them, if it does.
+    pub(super) reorder: Option<Reorder>,
     pub(super) shape: fn(&Verb) -> Shape,
     /// The verb of a word, where a program has words of its own.
     pub(super) verb: fn(&OsStr) -> Verb,
 }
 
 /// Reads `args`, the arguments behind `argv[0]`.
-pub(super) fn parse(grammar: &Grammar, args: &[OsString]) -> Invocation {
-    parse_counting(grammar, args).0
+pub(super) fn parse(grammar: &Grammar, args: &[&OsStr]) -> Invocation {
+    parse_with_tail(grammar, args).0
 }
 
-/// As [`parse`]; answers also how many positional arguments stand behind the verb.
-pub(super) fn parse_counting(grammar: &Grammar, args: &[OsString]) -> (Invocation, usize) {
+/// What [`parse_with_tail`] says of the arguments behind the verb.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tail {
+    /// The number of positional arguments.
+    pub(super) words: usize,
+    /// See `Scan::misfit`.
+    pub(super) misfit: bool,
+}
+
+/// As [`parse`], and how well the arguments behind the verb fit.
+pub(super) fn parse_with_tail(grammar: &Grammar, args: &[&OsStr]) -> (Invocation, Tail) {
     let mut inv = Invocation::new(grammar.family);
     let mut help = false;
     let head = scan(
@@ -89,23 +108,35 @@ pub(super) fn parse_counting(grammar: &Grammar, args: &[OsString]) -> (Invocatio
         if help {
             inv.verb = Verb::Help;
         }
-        return (inv, 0);
+        return (inv, Tail::default());
     };
     inv.verb = (grammar.verb)(word);
-    let words = read_verb(grammar, &mut inv, &mut help, head.rest);
+    let tail = read_verb(grammar, &mut inv, &mut help, head.rest);
     if help {
         inv.verb = Verb::Help;
         inv.exec = None;
     }
-    (inv, words)
+    (inv, tail)
 }
 
-fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[OsString]) -> usize {
+fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[&OsStr]) -> Tail {
     if inv.verb == Verb::Exec {
         inv.exec = Some(ExecRequest::default());
     }
     let shape = (grammar.shape)(&inv.verb);
     let id_is_all = inv.verb.names_container() && !matches!(inv.verb, Verb::Exec | Verb::Kill | Verb::Ps);
+    if let Some(reorder) = grammar.reorder.filter(|_| id_is_all) {
+        let moved = reorder(shape.options, args);
+        let mut seen = Vec::new();
+        let tail = scan(grammar.dialect, &[shape.options], Unknown::Switch, 1, &moved, &mut |key, value| {
+            seen.push((key, value));
+        });
+        if let ([id], [], false) = (&tail.positional[..], tail.rest, tail.misfit) {
+            inv.id = Some(id.to_os_string());
+            seen.into_iter().for_each(|(key, value)| apply(inv, help, key, value));
+            return Tail { words: 1, misfit: false };
+        }
+    }
     let unknown = if id_is_all { Unknown::ValueUnlessLast } else { Unknown::Switch };
     let global: &[Opt<Key>] = if grammar.global_after_verb { grammar.global } else { &[] };
     let tail = scan(
@@ -116,10 +147,10 @@ fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[O
         args,
         &mut |key, value| apply(inv, help, key, value),
     );
-    let mut words = tail.positional.iter().copied().chain(tail.rest.iter().map(OsString::as_os_str));
-    let count = tail.positional.len() + tail.rest.len();
+    let fit = Tail { words: tail.positional.len() + tail.rest.len(), misfit: tail.misfit };
+    let mut words = tail.positional.iter().chain(tail.rest).copied();
     if !inv.verb.names_container() {
-        return count;
+        return fit;
     }
     inv.id = words.next().or(tail.guessed).map(OsStr::to_os_string);
     match inv.verb {
@@ -132,7 +163,7 @@ fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[O
         }
         _ => {}
     }
-    count
+    fit
 }
 
 /// Records an option.

@@ -1,22 +1,31 @@
 //! runc, and what is built on its command line.
 //!
 //! runc reads with urfave/cli: version 1.22 up to runc 1.4, version 3 after it. Both are Go's `flag` at heart (`-flag` is
-//! `--flag`, `--switch=false`), and both find options behind the id: version 1 moves them to the front first, version 3
-//! reads on. `exec` and `ps` leave what follows the id alone. Two differences are decided here for version 3, where
-//! version 1 reads a line that then cannot work: `kill ID --all 9` (version 1 moves the 9 along with `--all` and takes it
-//! for the id), and `exec ID -- CMD` (version 1 tries to execute `--`). Version 3 also takes global options behind the
-//! verb, which version 1 refuses.
+//! `--flag`, `--switch=false`), and both find options behind the id: version 1 moves options to the front and then reads
+//! (see [`reorder`]), version 3 reads on. A line that version 1 accepts is read as it does; any other line as version 3
+//! does, which also takes global options behind the verb. `exec` and `ps` leave what follows the id alone.
+//!
+//! Two lines that both accept are read as version 3 does, since they cannot work with version 1: `kill ID --all 9` (the 9
+//! moves along with `--all` and becomes the id), and `exec ID -- CMD` (version 1 tries to execute `--`).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use super::oci::{self, Grammar, Key, Shape};
-use super::scan::{GO, Opt, flag, value};
+use super::scan::{GO, Opt, find_long, flag, long_name, value};
 use super::{Family, Invocation, Verb};
 
-const GRAMMAR: Grammar =
-    Grammar { family: Family::Runc, dialect: GO, global: GLOBAL, global_after_verb: true, shape, verb };
+const GRAMMAR: Grammar = Grammar {
+    family: Family::Runc,
+    dialect: GO,
+    global: GLOBAL,
+    global_after_verb: true,
+    reorder: Some(reorder),
+    shape,
+    verb,
+};
 
-pub(super) fn parse(argv: &[OsString]) -> Invocation {
+pub(super) fn parse(argv: &[&OsStr]) -> Invocation {
     let mut inv = oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default());
     if let Some(exec) = inv.exec.as_mut()
         && exec.args.first().is_some_and(|word| word == "--")
@@ -30,11 +39,47 @@ fn verb(word: &OsStr) -> Verb {
     if word == "h" { Verb::Help } else { Verb::from_word(word) }
 }
 
+/// Moves options to the front, as urfave/cli 1.22 does before it reads.
+///
+/// It does not know which options take a value, so whatever follows an option without `=` moves along with it, unless it is an
+/// option itself. That a switch takes along the id, and that the last of `create DIR ID --bundle` takes DIR for its value,
+/// is what the program does.
+fn reorder<'a>(options: &[Opt<Key>], args: &[&'a OsStr]) -> Vec<&'a OsStr> {
+    let is_option = |arg: &OsStr| match arg.as_bytes() {
+        b"-" | b"--" => false,
+        [b'-', name @ ..] => {
+            let dashes = name.iter().take(2).take_while(|&&b| b == b'-').count();
+            find_long(GO, &[options], long_name(&name[dashes..])).is_some()
+        }
+        _ => false,
+    };
+    let (mut front, mut back) = (Vec::new(), Vec::new());
+    let mut may_be_value = false;
+    let mut args = args.iter().copied();
+    while let Some(arg) = args.next() {
+        if may_be_value && !is_option(arg) {
+            may_be_value = false;
+            front.push(arg);
+        } else if arg == "--" {
+            back.insert(0, arg);
+            back.extend(args.by_ref());
+        } else if is_option(arg) {
+            may_be_value = !arg.as_bytes().contains(&b'=');
+            front.push(arg);
+        } else {
+            back.push(arg);
+        }
+    }
+    front.append(&mut back);
+    front
+}
+
 const NEVER: usize = usize::MAX;
 
 fn shape(verb: &Verb) -> Shape {
     let (options, stop_after) = match verb {
-        Verb::Create | Verb::Run => (RUN, NEVER),
+        Verb::Create => (CREATE, NEVER),
+        Verb::Run => (RUN, NEVER),
         Verb::Restore => (RESTORE, NEVER),
         Verb::Exec => (EXEC, 1),
         Verb::Kill => (KILL, NEVER),
@@ -61,6 +106,17 @@ const GLOBAL: &[Opt<Key>] = &[
     value("criu", 0, Key::Ignored),
     flag("systemd-cgroup", 0, Key::SystemdCgroup),
     value("rootless", 0, Key::Rootless),
+];
+
+const CREATE: &[Opt<Key>] = &[
+    HELP,
+    value("bundle", b'b', Key::Bundle),
+    value("console-socket", 0, Key::ConsoleSocket),
+    value("pidfd-socket", 0, Key::Ignored),
+    value("pid-file", 0, Key::PidFile),
+    flag("no-pivot", 0, Key::NoPivot),
+    flag("no-new-keyring", 0, Key::NoNewKeyring),
+    value("preserve-fds", 0, Key::PreserveFds),
 ];
 
 const RUN: &[Opt<Key>] = &[

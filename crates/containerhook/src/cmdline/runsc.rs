@@ -4,17 +4,24 @@
 //! before the verb and behind it. It executes itself as `runsc-gofer`, `runsc-sandbox` and `runsc-exec`; the last has the
 //! whole command line of an `exec --detach` less that option, so `argv[0]` is what tells it apart.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::oci::{self, Grammar, Key, Shape};
 use super::scan::{GO, Opt, flag, value};
 use super::{Family, Invocation, Verb};
 
-const GRAMMAR: Grammar =
-    Grammar { family: Family::Runsc, dialect: GO, global: GLOBAL, global_after_verb: false, shape, verb };
+const GRAMMAR: Grammar = Grammar {
+    family: Family::Runsc,
+    dialect: GO,
+    global: GLOBAL,
+    global_after_verb: false,
+    reorder: None,
+    shape,
+    verb,
+};
 
-pub(super) fn parse(argv: &[OsString]) -> Invocation {
+pub(super) fn parse(argv: &[&OsStr]) -> Invocation {
     let mut inv = oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default());
     let itself = argv.first().is_some_and(|name| {
         let name = name.as_bytes();

@@ -4,7 +4,7 @@
 //! points, so a dialect is data ([`Dialect`]) and there is one loop. The loop is linear in the number of arguments and
 //! allocates nothing but the list of positional arguments.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 /// What an option does with a value.
@@ -93,45 +93,46 @@ pub(super) enum Unknown {
 
 /// What the scan found besides options.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Scan<'a> {
+pub(super) struct Scan<'s, 'a> {
     /// The positional arguments, at most as many as were asked for.
     pub(super) positional: Vec<&'a OsStr>,
     /// What follows the last positional argument that was asked for, unread.
-    pub(super) rest: &'a [OsString],
+    pub(super) rest: &'s [&'a OsStr],
     /// The last word that was taken for the value of an unknown option.
     pub(super) guessed: Option<&'a OsStr>,
-    /// An option was met that the tables do not have.
-    pub(super) unknown: bool,
+    /// An option was met that the tables do not have, or one whose value is missing: the program that the tables are of
+    /// refuses the line.
+    pub(super) misfit: bool,
 }
 
 /// Reads `args` until `stop_after` positional arguments were met; calls `take` for each option with its value.
 ///
 /// A switch is handed on with `Some` only where the dialect knows `--switch=VALUE`.
-pub(super) fn scan<'a, K: Copy>(
+pub(super) fn scan<'s, 'a, K: Copy>(
     dialect: Dialect,
     tables: &[&[Opt<K>]],
     unknown: Unknown,
     stop_after: usize,
-    args: &'a [OsString],
+    args: &'s [&'a OsStr],
     take: &mut dyn FnMut(K, Option<&'a OsStr>),
-) -> Scan<'a> {
-    let mut out = Scan { positional: Vec::new(), rest: &[], guessed: None, unknown: false };
+) -> Scan<'s, 'a> {
+    let mut out = Scan { positional: Vec::new(), rest: &[], guessed: None, misfit: false };
     let mut i = 0;
     while i < args.len() {
         if out.positional.len() >= stop_after {
             break;
         }
-        let arg = args[i].as_os_str();
+        let arg = args[i];
         i += 1;
         let bytes = arg.as_bytes();
         if bytes == b"--" {
             let wanted = stop_after - out.positional.len();
             let end = args.len().min(i.saturating_add(wanted));
-            out.positional.extend(args[i..end].iter().map(OsString::as_os_str));
+            out.positional.extend(&args[i..end]);
             i = end;
             break;
         }
-        let next = args.get(i).map(OsString::as_os_str);
+        let next = args.get(i).copied();
         let consumed = match bytes {
             [b'-', b'-', name @ ..] => long(dialect, tables, name, next, take),
             [b'-', name @ ..] if !name.is_empty() => match dialect.short {
@@ -149,8 +150,9 @@ pub(super) fn scan<'a, K: Copy>(
         match consumed {
             Consumed::One => {}
             Consumed::Two => i += 1,
+            Consumed::Missing => out.misfit = true,
             Consumed::Unknown { has_value } => {
-                out.unknown = true;
+                out.misfit = true;
                 let is_value = !has_value
                     && next.is_some_and(|word| {
                         !word.as_bytes().starts_with(b"-")
@@ -174,8 +176,10 @@ pub(super) fn scan<'a, K: Copy>(
 enum Consumed {
     /// This argument.
     One,
-    /// This argument and the next, where there is one.
+    /// This argument and the next.
     Two,
+    /// This argument, the last, and its value is missing: nothing is set.
+    Missing,
     /// No table has the option; `has_value` says that it carried a value of its own.
     Unknown { has_value: bool },
 }
@@ -202,11 +206,9 @@ fn long<'a, K: Copy>(
             take(opt.key, Some(attached));
             Consumed::One
         }
-        // At the end of the line the value is missing: the program refuses, nothing is set.
+        (Takes::Value, None) if next.is_none() => Consumed::Missing,
         (Takes::Value, None) => {
-            if next.is_some() {
-                take(opt.key, next);
-            }
+            take(opt.key, next);
             Consumed::Two
         }
     }
@@ -241,10 +243,9 @@ fn letters<'a, K: Copy>(
                 continue;
             }
             (_, Some(value)) => take(opt.key, Some(OsStr::from_bytes(value))),
+            (_, None) if next.is_none() => return Consumed::Missing,
             (_, None) => {
-                if next.is_some() {
-                    take(opt.key, next);
-                }
+                take(opt.key, next);
                 consumed = Consumed::Two;
                 if dialect.short == Short::NextOnly {
                     continue;
@@ -257,11 +258,15 @@ fn letters<'a, K: Copy>(
 }
 
 /// What stands before the first `=`.
-fn long_name(text: &[u8]) -> &[u8] {
+pub(super) fn long_name(text: &[u8]) -> &[u8] {
     text.split(|&b| b == b'=').next().unwrap_or_default()
 }
 
-fn find_long<'t, K: Copy>(dialect: Dialect, tables: &[&'t [Opt<K>]], name: &[u8]) -> Option<&'t Opt<K>> {
+pub(super) fn find_long<'t, K: Copy>(
+    dialect: Dialect,
+    tables: &[&'t [Opt<K>]],
+    name: &[u8],
+) -> Option<&'t Opt<K>> {
     if name.is_empty() {
         return None;
     }

@@ -3,16 +3,23 @@
 //! youki reads with clap: options on either side of the id, joined letters (`-dbDIR`, `-b=DIR`), no abbreviations. `exec`
 //! stops at the command, not at the id: `exec ID -t CMD -x` has a terminal, and `-x` is the command's.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
 use super::oci::{self, Grammar, Key, Shape};
 use super::scan::{CLAP, Opt, flag, value};
 use super::{Family, Invocation, Verb};
 
-const GRAMMAR: Grammar =
-    Grammar { family: Family::Youki, dialect: CLAP, global: GLOBAL, global_after_verb: false, shape, verb };
+const GRAMMAR: Grammar = Grammar {
+    family: Family::Youki,
+    dialect: CLAP,
+    global: GLOBAL,
+    global_after_verb: false,
+    reorder: None,
+    shape,
+    verb,
+};
 
-pub(super) fn parse(argv: &[OsString]) -> Invocation {
+pub(super) fn parse(argv: &[&OsStr]) -> Invocation {
     oci::parse(&GRAMMAR, argv.get(1..).unwrap_or_default())
 }
 
