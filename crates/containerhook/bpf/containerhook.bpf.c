@@ -8,6 +8,7 @@
  *
  * Each program is loaded on its own: a kernel that refuses one costs only what that one does.
  */
+#include "exec.h"
 #include "exit.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -6,9 +6,6 @@
 /* include/linux/sched/signal.h */
 #define SIGNAL_GROUP_EXIT 4
 
-/* /proc/PID/stat shows start times in these: USER_HZ is 100 on every architecture of interest. */
-#define NS_PER_TICK 10000000
-
 struct watched {
 	u64 start; /* ticks after boot, as user space read it in /proc/PID/stat */
 	u64 at;    /* when it ended, once `dead`: CLOCK_MONOTONIC, ns */
@@ -45,9 +42,6 @@ struct {
 	MAP_TYPE(value, u64);
 } unsent SEC(".maps");
 
-/* The reader's time namespace shifts what it reads in /proc/PID/stat. */
-volatile const s64 boottime_offset = 0;
-
 INLINE int process_exit(int direct, struct task_struct *task)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
@@ -64,7 +58,7 @@ INLINE int process_exit(int direct, struct task_struct *task)
 		return 0;
 
 	struct task_struct *leader = FIELD(direct, task, group_leader);
-	u64 start = (FIELD(direct, leader, start_boottime) + boottime_offset) / NS_PER_TICK;
+	u64 start = START_TICKS(direct, leader);
 	if (start != w->start)
 		return 0;
 

@@ -57,15 +57,64 @@ struct signal_struct {
 	int group_exit_code;
 };
 
+struct task_struct;
+
+struct ns_common {
+	u32 inum;
+};
+
+struct mnt_namespace {
+	struct ns_common ns;
+};
+
+struct pid_namespace {
+	struct ns_common ns;
+	struct task_struct *child_reaper;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+	struct pid_namespace *pid_ns_for_children;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+/* `numbers` is as long as the namespace is deep; the first is the host's. */
+struct pid {
+	u32 level;
+	struct upid numbers[1];
+};
+
 struct task_struct {
+	int pid;
 	int tgid;
+	u32 flags;
 	int exit_code;
 	u64 start_boottime;
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
 	struct signal_struct *signal;
+	struct nsproxy *nsproxy;
+	struct pid *thread_pid;
+	char comm[16];
+};
+
+struct linux_binprm {
+	const char *filename;
 };
 
 #pragma clang attribute pop
+
+/* /proc/PID/stat shows start times in these: USER_HZ is 100 on every architecture of interest. */
+#define NS_PER_TICK 10000000
+
+/* The reader's time namespace shifts what it reads in /proc/PID/stat. */
+volatile const s64 boottime_offset = 0;
+
+#define START_TICKS(direct, task) ((FIELD(direct, task, start_boottime) + boottime_offset) / NS_PER_TICK)
 
 /*
  * One field. A tp_btf program follows its arguments' pointers itself; that works even where the kernel is locked down

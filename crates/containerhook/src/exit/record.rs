@@ -1,15 +1,13 @@
 //! Exits as the kernel's exit tracepoint records them. The other half is `bpf/exit.h`.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
-use aya::programs::links::FdLink;
 
-use super::{Process, sys};
-use crate::bpf::{Loader, Refused};
+use super::Process;
+use crate::bpf::{Attached, Clock, Loader, Refused};
 
 /// `struct watched`.
 #[repr(C)]
@@ -35,26 +33,24 @@ pub(super) struct Record {
 
 /// The attached program, its table of watched processes, and the ring it writes to.
 pub(super) struct Records {
-    _attached: FdLink,
+    _attached: Attached,
     watched: HashMap<MapData, u32, Watched>,
     ring: RingBuf<MapData>,
     unsent: Array<MapData, u64>,
     unsent_seen: u64,
-    clocks: Offsets,
+    clock: Clock,
 }
 
 impl Records {
     pub(super) fn open(bpf: &mut Loader) -> Result<Records, Refused> {
-        let clocks = Offsets::of_this_process();
-        bpf.set_global("boottime_offset", clocks.boottime);
-        let attached = bpf.attach("sched_process_exit", "exit_btf", "exit_raw")?;
+        let program = bpf.program(c"sched_process_exit", "exit_btf", "exit_raw")?;
         Ok(Records {
-            _attached: attached,
+            _attached: program.attach()?,
             watched: bpf.hash("watched")?,
             ring: bpf.ring("exits")?,
             unsent: bpf.array("unsent")?,
             unsent_seen: 0,
-            clocks,
+            clock: Clock::new(),
         })
     }
 
@@ -108,52 +104,6 @@ impl Records {
 
     /// When it was, on this process's clock.
     pub(super) fn instant(&self, record: &Record) -> Instant {
-        let now = Instant::now();
-        let then = record.at.saturating_add_signed(self.clocks.monotonic);
-        now.checked_sub(Duration::from_nanos(sys::monotonic_ns().saturating_sub(then))).unwrap_or(now)
-    }
-}
-
-/// What a time namespace adds to the kernel's clocks, in nanoseconds. BPF programs see them without.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Offsets {
-    monotonic: i64,
-    boottime: i64,
-}
-
-impl Offsets {
-    fn of_this_process() -> Offsets {
-        // Not there before Linux 5.6 and without CONFIG_TIME_NS: then nothing is added.
-        Offsets::parse(&fs::read_to_string("/proc/thread-self/timens_offsets").unwrap_or_default())
-    }
-
-    fn parse(text: &str) -> Offsets {
-        let mut offsets = Offsets::default();
-        for line in text.lines() {
-            let mut fields = line.split_ascii_whitespace();
-            let name = fields.next();
-            let mut number = || fields.next().and_then(|f| f.parse::<i64>().ok()).unwrap_or(0);
-            let ns = number().saturating_mul(1_000_000_000).saturating_add(number());
-            match name {
-                Some("monotonic") => offsets.monotonic = ns,
-                Some("boottime") => offsets.boottime = ns,
-                _ => {}
-            }
-        }
-        offsets
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offsets_of_a_time_namespace() {
-        let text = "monotonic           5         7\nboottime      -864000 999999999\n";
-        let offsets = Offsets { monotonic: 5_000_000_007, boottime: -863_999_000_000_001 };
-        assert_eq!(Offsets::parse(text), offsets);
-        assert_eq!(Offsets::parse(""), Offsets::default());
-        assert_eq!(Offsets::parse("boottime x y\n\nfoo"), Offsets::default());
+        self.clock.instant(record.at)
     }
 }

@@ -1,4 +1,4 @@
-//! The few system calls of this module that the standard library does not have: pidfds, epoll, an eventfd, a clock.
+//! The few system calls of this module that the standard library does not have: pidfds, epoll, an eventfd.
 
 use std::io;
 use std::mem;
@@ -77,14 +77,6 @@ pub(super) fn pidfd_tells_exit_status() -> io::Result<bool> {
         }
     }
     Ok(pidfd_exit_status(pidfd?.as_fd()) == Some(CODE << 8))
-}
-
-/// CLOCK_MONOTONIC, in nanoseconds.
-pub(super) fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is writable; this clock is always there.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
 
 /// A level-triggered epoll.

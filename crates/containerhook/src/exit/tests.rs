@@ -1,24 +1,14 @@
 //! Real processes, each backend. What `wait(2)` says is the truth that every report is compared with.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::sync::Mutex;
 
 use super::*;
+use crate::bpf::testing::{skip, skipped};
 
 const BACKENDS: [Choice; 3] = [Choice::Bpf, Choice::PidfdInfo, Choice::Pidfd];
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// Says so, loudly, and leaves a line for the summary.
-fn skipped(test: &str, reason: &str) {
-    println!("SKIPPED: {test}: {reason}");
-    if let Some(path) = std::env::var_os("CONTAINERHOOK_SKIPS")
-        && let Ok(mut file) = fs::OpenOptions::new().append(true).create(true).open(path)
-    {
-        let _ = writeln!(file, "SKIPPED: {test}: {reason}");
-    }
-}
 
 /// The backend, where this kernel and user have it.
 fn open(test: &str, choice: Choice) -> Option<Exits> {
@@ -32,7 +22,7 @@ fn open_with(test: &str, choice: Choice, mut loader: Loader) -> Option<Exits> {
             Some(exits)
         }
         Err(error) => {
-            skipped(&format!("{test} ({choice:?})"), &error.to_string());
+            skip(&format!("{test} ({choice:?})"), &error.to_string());
             None
         }
     }
