@@ -33,6 +33,7 @@
 mod bundle;
 mod containerd;
 mod daemon;
+mod docker;
 mod image;
 mod proc;
 mod rootfs;
@@ -45,6 +46,7 @@ mod watchdog;
 
 pub use bundle::{Bundle, BundleBuilder};
 pub use containerd::Containerd;
+pub use docker::Dockerd;
 pub use image::BUSYBOX;
 pub use proc::{Process, processes, unique_id, wait_until};
 pub use rootfs::Rootfs;
