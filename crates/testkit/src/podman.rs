@@ -210,6 +210,8 @@ fn own(folder: &Path, id: u32) -> Result<()> {
     Ok(())
 }
 
+/// No `static_dir`: the `podman container cleanup` that conmon executes is told `--root`, and looks for its database there;
+/// with another folder it finds none, and `podman run --rm` waits 20 s for it.
 fn config_text(scratch: &Scratch, runtime: &Runtime, conmon: &Path) -> String {
     let (w, name) = (scratch.path().display(), format!("copied-{}", runtime.family().name()));
     format!(
@@ -223,8 +225,6 @@ infra_image = "{PAUSE}"
 runtime = "{name}"
 conmon_path = ["{conmon}"]
 tmp_dir = "{w}/run/libpod"
-volume_path = "{w}/volumes"
-static_dir = "{w}/libpod"
 [engine.runtimes]
 {name} = ["{path}"]
 [network]
