@@ -119,6 +119,11 @@ impl Containerd {
         command
     }
 
+    /// The folder for the logs of CRI containers.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.scratch.join("logs")
+    }
+
     /// The end of the daemon's log.
     #[must_use]
     pub fn log_tail(&self) -> String {

@@ -32,6 +32,7 @@
 
 mod bundle;
 mod containerd;
+mod cri;
 mod daemon;
 mod docker;
 mod image;
@@ -47,6 +48,7 @@ mod watchdog;
 
 pub use bundle::{Bundle, BundleBuilder};
 pub use containerd::Containerd;
+pub use cri::{Cri, Pod};
 pub use docker::Dockerd;
 pub use image::BUSYBOX;
 pub use podman::Podman;

@@ -7,6 +7,11 @@ use testkit::{Dockerd, Leftovers, Output, Process, Runtime, Task, need, unique_i
 
 const LONG: Duration = Duration::from_secs(300);
 
+/// An engine answers a few milliseconds before the container's own program is executed.
+fn becomes(init: Process, args: &[&str]) -> Result<()> {
+    wait_until("init executes its program", LONG, || (init.args() == args).then_some(()))
+}
+
 fn run(docker: &Dockerd, flags: &[&str], script: &str) -> Result<Output> {
     Task::spawn(&mut docker.run(flags, &["/bin/sh", "-c", script]))?.wait(LONG)
 }
@@ -49,7 +54,7 @@ fn dropping_ends_its_containers() -> Result<()> {
         .ok()?;
     let id = output.stdout.trim();
     let init = Process(docker.inspect(&name, ".State.Pid")?.parse()?);
-    assert_eq!(init.args(), ["/bin/sleep", "1000"]);
+    becomes(init, &["/bin/sleep", "1000"])?;
     let bundle = docker.bundle(id);
     assert!(bundle.join("config.json").exists(), "{}", bundle.display());
     let shim = std::fs::read_to_string(bundle.join("address"))?;

@@ -7,6 +7,11 @@ use testkit::{Leftovers, Output, Podman, Process, Runtime, Task, need, unique_id
 
 const LONG: Duration = Duration::from_secs(300);
 
+/// An engine answers a few milliseconds before the container's own program is executed.
+fn becomes(init: Process, args: &[&str]) -> Result<()> {
+    wait_until("init executes its program", LONG, || (init.args() == args).then_some(()))
+}
+
 fn run(podman: &Podman, script: &str) -> Result<Output> {
     Task::spawn(&mut podman.run(&["--rm"], &["/bin/sh", "-c", script]))?.wait(LONG)
 }
@@ -25,7 +30,7 @@ fn dropping_ends_its_containers(podman: Podman) -> Result<()> {
         .wait(LONG)?
         .ok()?;
     let init = Process(podman.inspect(&name, ".State.Pid")?.parse()?);
-    assert_eq!(init.args(), ["/bin/sleep", "1000"]);
+    becomes(init, &["/bin/sleep", "1000"])?;
     let monitor = init.parent().expect("conmon is the parent");
     assert_eq!(monitor.args().first().map(String::as_str), podman.conmon().to_str());
     let folder = podman.conmon().parent().unwrap().to_owned();
