@@ -119,6 +119,11 @@ impl Containerd {
         command
     }
 
+    /// The folder for the logs of CRI containers.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.scratch.join("logs")
+    }
+
     /// The end of the daemon's log.
     #[must_use]
     pub fn log_tail(&self) -> String {
@@ -131,11 +136,9 @@ impl Drop for Containerd {
         // Killed shims leave what lies outside the scratch folder: their sockets, and runc's state.
         let tasks = self.scratch.join("state/io.containerd.runtime.v2.task");
         for namespace in folders(&tasks) {
+            remove_shim_sockets(&namespace);
             for bundle in folders(&namespace) {
                 let id = bundle.file_name().unwrap_or_default().to_owned();
-                if let Ok(address) = fs::read_to_string(bundle.join("address")) {
-                    let _ = fs::remove_file(address.trim().trim_start_matches("unix://"));
-                }
                 let states =
                     Path::new("/run/containerd/runc").join(namespace.file_name().unwrap_or_default());
                 let _ = fs::remove_dir_all(states.join(id));
@@ -151,6 +154,15 @@ fn ctr<S: AsRef<OsStr>>(scratch: &Scratch, args: impl IntoIterator<Item = S>) ->
     let mut command = Command::new(find_program("ctr").unwrap_or_else(|| "ctr".into()));
     command.arg("--address").arg(scratch.join("c.sock")).args(args);
     command
+}
+
+/// Removes the sockets in `/run/containerd/s` of the shims whose bundles lie in this folder.
+pub(crate) fn remove_shim_sockets(bundles: &Path) {
+    for bundle in folders(bundles) {
+        if let Ok(address) = fs::read_to_string(bundle.join("address")) {
+            let _ = fs::remove_file(address.trim().trim_start_matches("unix://"));
+        }
+    }
 }
 
 fn folders(of: &Path) -> Vec<PathBuf> {

@@ -32,8 +32,11 @@
 
 mod bundle;
 mod containerd;
+mod cri;
 mod daemon;
+mod docker;
 mod image;
+mod podman;
 mod proc;
 mod rootfs;
 mod runtime;
@@ -45,7 +48,10 @@ mod watchdog;
 
 pub use bundle::{Bundle, BundleBuilder};
 pub use containerd::Containerd;
+pub use cri::{Cri, Pod};
+pub use docker::Dockerd;
 pub use image::BUSYBOX;
+pub use podman::Podman;
 pub use proc::{Process, processes, unique_id, wait_until};
 pub use rootfs::Rootfs;
 pub use runtime::{Family, Runtime, State};
