@@ -7,16 +7,17 @@
 //!
 //! All of this blocks on file systems and belongs on a worker of the engine.
 
+pub(crate) mod config;
 mod engines;
 pub(crate) mod existing;
 mod file;
 mod places;
 mod proc;
 mod state;
+mod survey;
 mod tree;
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use rustix::fs::FileType;
 
 pub(crate) use tree::{Inode, Root};
 
+use config::Format;
 use tree::{Found, Route, Trail};
 
 /// What to look for, and where.
@@ -102,7 +104,7 @@ impl Binary {
 }
 
 /// What an executable does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Role {
     /// An OCI runtime, or something that executes one.
     Runtime,
@@ -111,7 +113,7 @@ pub(crate) enum Role {
 }
 
 /// Why a binary is known.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Source {
     /// It lies where such binaries lie.
     WellKnown,
@@ -145,18 +147,46 @@ impl std::fmt::Display for Warning {
 }
 
 /// Somewhere to look.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
-    root: Root,
+    realm: Realm,
     route: Route,
     kind: Kind,
     source: Source,
 }
 
 /// What a place is looked at for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     Binary(Role),
+    Config(Format),
+}
+
+/// A root, and how far those who live in it are believed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Realm {
+    root: Root,
+    trust: Trust,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Trust {
+    All,
+    /// A rootless engine may point at any file that its user can reach, and to mark the host's shell on its
+    /// word would slow down everybody. So the file is the user's, or of a file system that is not the host's.
+    User {
+        uid: u32,
+        host: Arc<[u64]>,
+    },
+}
+
+impl Realm {
+    fn believes(&self, found: &Found) -> bool {
+        match &self.trust {
+            Trust::All => true,
+            Trust::User { uid, host } => found.stat.uid == *uid || !host.contains(&found.stat.inode.dev),
+        }
+    }
 }
 
 impl Place {
@@ -165,24 +195,25 @@ impl Place {
         self.look().0
     }
 
+    /// What is there, and on which names that depends.
     fn look(&self) -> (Vec<Binary>, Trail) {
-        let walked = self.root.walk(&self.route);
-        let Kind::Binary(role) = self.kind;
+        let walked = self.realm.root.walk(&self.route);
+        let Kind::Binary(role) = self.kind else { return (Vec::new(), walked.trail) };
         let binaries = walked.found.into_iter().filter_map(|f| self.binary(f, role)).collect();
         (binaries, walked.trail)
     }
 
     fn binary(&self, found: Found, role: Role) -> Option<Binary> {
         let executable = found.stat.file_type == FileType::RegularFile && found.stat.mode & 0o111 != 0;
-        executable.then(|| Binary {
+        (executable && self.realm.believes(&found)).then(|| Binary {
             name: name_of(&found),
-            host_path: self.root.host_path(&found.path),
+            host_path: self.realm.root.host_path(&found.path),
             script: is_script(&found.fd),
             path: found.path,
             inode: found.stat.inode,
             role,
             sources: vec![self.source.clone()],
-            root: self.root.clone(),
+            root: self.realm.root.clone(),
         })
     }
 }
@@ -202,93 +233,7 @@ fn is_script(fd: &OwnedFd) -> bool {
 
 /// Looks everywhere.
 pub(crate) fn discover(search: &Search) -> Discovered {
-    let mut survey = Survey::default();
-    let host = Root::new(&search.host_root);
-    // A path may be told with the host's root before it or without.
-    let inside = |path: &Path| match path.strip_prefix(&search.host_root) {
-        Ok(relative) => Path::new("/").join(relative),
-        Err(_) => Path::new("/").join(path),
-    };
-    if let Some(only) = &search.only {
-        survey.must_have(&host, &inside(only), Source::Environment, "RUNTIME_PATH");
-    } else {
-        survey.well_known(&host);
-    }
-    for extra in &search.extra {
-        let absolute = std::path::absolute(extra).unwrap_or_else(|_| extra.clone());
-        survey.must_have(&host, &inside(&absolute), Source::Option, "--runtime");
-    }
-    survey.finish()
-}
-
-/// A search that is under way.
-#[derive(Default)]
-struct Survey {
-    binaries: BTreeMap<Inode, Binary>,
-    warnings: Vec<Warning>,
-    places: Vec<Place>,
-}
-
-impl Survey {
-    /// Looks at a place, and says whether anything new or known was there.
-    fn add(&mut self, place: Place) -> bool {
-        if self.places.contains(&place) {
-            return true;
-        }
-        let found = place.find();
-        self.places.push(place);
-        let any = !found.is_empty();
-        for binary in found {
-            match self.binaries.get_mut(&binary.inode) {
-                Some(known) => {
-                    for source in binary.sources {
-                        if !known.sources.contains(&source) {
-                            known.sources.push(source);
-                        }
-                    }
-                }
-                None => drop(self.binaries.insert(binary.inode, binary)),
-            }
-        }
-        any
-    }
-
-    fn must_have(&mut self, root: &Root, path: &Path, source: Source, by: &str) {
-        // A name that conmon has is conmon, whoever names it.
-        let monitor = path.file_name().is_some_and(|n| places::MONITORS.iter().any(|m| OsStr::new(m) == n));
-        let role = if monitor { Role::Monitor } else { Role::Runtime };
-        let place = Place { root: root.clone(), route: Route::exact(path), kind: Kind::Binary(role), source };
-        if !self.add(place) {
-            let message = format!("{by} names it, but no executable file is there");
-            self.warnings.push(Warning { file: root.host_path(path), line: None, message });
-        }
-    }
-
-    fn well_known(&mut self, root: &Root) {
-        let runtimes: Arc<[OsString]> = places::RUNTIMES.iter().map(Into::into).collect();
-        let monitors: Arc<[OsString]> = places::MONITORS.iter().map(Into::into).collect();
-        let mut add = |route, role| {
-            let (root, kind) = (root.clone(), Kind::Binary(role));
-            self.add(Place { root, route, kind, source: Source::WellKnown });
-        };
-        for dir in places::DIRECTORIES {
-            let dir = Route::pattern(Path::new(dir));
-            add(dir.clone().any_of(Arc::clone(&runtimes)), Role::Runtime);
-            add(dir.any_of(Arc::clone(&monitors)), Role::Monitor);
-        }
-        for pattern in places::RUNTIME_PATTERNS {
-            add(Route::pattern(Path::new(pattern)), Role::Runtime);
-        }
-        for pattern in places::MONITOR_PATTERNS {
-            add(Route::pattern(Path::new(pattern)), Role::Monitor);
-        }
-    }
-
-    fn finish(self) -> Discovered {
-        let mut binaries: Vec<Binary> = self.binaries.into_values().collect();
-        binaries.sort_by(|a, b| a.host_path.cmp(&b.host_path));
-        Discovered { binaries, warnings: self.warnings, places: self.places }
-    }
+    survey::survey(search)
 }
 
 #[cfg(test)]

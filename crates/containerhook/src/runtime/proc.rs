@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -68,11 +68,15 @@ impl Proc {
         Some(String::from_utf8_lossy(comm.trim_ascii_end()).into_owned())
     }
 
-    /// The file name of its executable, as it was before an upgrade removed it.
+    /// Its executable, as it was before an upgrade removed it.
+    pub(crate) fn exe(&self, pid: u32) -> Option<PathBuf> {
+        let exe = std::fs::read_link(self.path(pid, "exe")).ok()?.into_os_string().into_vec();
+        let path = exe.strip_suffix(b" (deleted)").unwrap_or(&exe);
+        Some(OsStr::from_bytes(path).into())
+    }
+
     pub(crate) fn exe_name(&self, pid: u32) -> Option<String> {
-        let exe = std::fs::read_link(self.path(pid, "exe")).ok()?;
-        let name = exe.file_name()?.to_string_lossy();
-        Some(name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned())
+        Some(self.exe(pid)?.file_name()?.to_string_lossy().into_owned())
     }
 
     pub(crate) fn cmdline(&self, pid: u32) -> Vec<OsString> {

@@ -41,6 +41,16 @@ pub(super) fn paths(found: &Discovered) -> Vec<&str> {
     found.binaries.iter().map(|b| b.path.to_str().unwrap()).collect()
 }
 
+/// Says that a test could not run, and why.
+pub(super) fn skipped(test: &str, reason: &str) {
+    use std::io::Write;
+    println!("SKIPPED: {test}: {reason}");
+    if let Some(list) = std::env::var_os("CONTAINERHOOK_SKIPS") {
+        let file = fs::File::options().append(true).create(true).open(list);
+        writeln!(file.expect("the list of skipped tests"), "{test}: {reason}").unwrap();
+    }
+}
+
 #[test]
 fn every_place_of_the_go_package_is_searched() {
     // Its runtimePaths, v0.27 to v0.40.

@@ -22,7 +22,7 @@ const MATCHES: usize = 1024;
 const ENTRIES: usize = 200_000;
 
 /// A directory that somebody sees as `/`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Root {
     host: Arc<Path>,
     /// Directories inside that are not entered: they may never answer.
@@ -69,12 +69,12 @@ impl Root {
 }
 
 /// A path to walk, with alternatives where it has patterns.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Route {
     steps: Vec<Step>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Step {
     Up { own: bool },
     Name { name: OsString, own: bool },

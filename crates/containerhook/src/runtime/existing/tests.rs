@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::runtime::proc::Proc;
-use crate::runtime::tests::{host, write};
+use crate::runtime::tests::{host, skipped, write};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::{Child, Command, Stdio};
@@ -290,14 +290,5 @@ fn containers_of_real_runtimes_until_they_end() {
         drop(container);
         assert!(ours().iter().all(|(other, ..)| *other != id));
         assert_eq!(ours().len(), containers.len());
-    }
-}
-
-fn skipped(test: &str, reason: &str) {
-    use std::io::Write;
-    println!("SKIPPED: {test}: {reason}");
-    if let Some(list) = std::env::var_os("CONTAINERHOOK_SKIPS") {
-        let file = fs::File::options().append(true).create(true).open(list);
-        writeln!(file.expect("the list of skipped tests"), "{test}: {reason}").unwrap();
     }
 }
