@@ -2,10 +2,12 @@
 //! path look-up. Each job's outcome goes back to the engine.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
@@ -234,7 +236,7 @@ impl Worker {
         let state_root = invocation
             .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
             .unwrap_or_else(|| PathBuf::from(&binary.name));
-        let key = Key { root: state_root.clone(), id: id.to_owned(), uid: task.euid };
+        let key = Key::new(state_root.clone(), id.to_owned(), task.euid);
         let mut container = Container {
             id: id.to_string_lossy().into_owned(),
             runtime: Some(Runtime::new(&binary.name, &binary.host_path)),
@@ -475,6 +477,96 @@ fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
 }
 
-fn existing(_search: &Search) -> Vec<(Key, Container, Process)> {
-    Vec::new()
+/// Containers that run already, with what their bundles say.
+fn existing(search: &Search) -> Vec<(Key, Container, Process)> {
+    runtime::existing::existing(search)
+        .into_iter()
+        .filter_map(|found| {
+            let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
+            let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
+            let mut container = Container {
+                pid: Some(found.pid),
+                runtime: Some(Runtime::new(found.runtime, "")),
+                state_root: found.state_root,
+                rootless: found.owner_uid != 0,
+                owner_uid: found.owner_uid,
+                ..Container::default()
+            };
+            if let Some(bundle) = &found.bundle {
+                match existing_config(search, bundle, found.owner_uid) {
+                    Ok(config) => container.config = Some(config),
+                    Err(error) => container.config_error = Some(error.to_string()),
+                }
+            }
+            container.bundle = found.bundle;
+            container.id = found.id;
+            describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
+            container.name = found.name.or(container.name);
+            let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
+            Some((key, container, process))
+        })
+        .collect()
+}
+
+/// The configuration in a bundle that the listener has found by itself.
+fn existing_config(search: &Search, bundle: &Path, owner: u32) -> Result<Config, String> {
+    let (root, inside) = split_root(&search.host_root, bundle);
+    let root = File::options().read(true).custom_flags(libc::O_PATH).open(&root);
+    let root = root.map_err(|e| format!("{}: {e}", bundle.display()))?;
+    // Whoever owns the state wrote the bundle's name: it is read with that one's rights.
+    let caller = Caller {
+        root: root.as_fd(),
+        cwd: root.as_fd(),
+        fsuid: owner,
+        fsgid: owner,
+        groups: &[],
+        trusted: owner == 0,
+    };
+    bundle::open(&caller, Some(&inside)).config.map_err(|e| e.to_string())
+}
+
+/// `HOST_ROOT/proc/PID/root/PATH`, or `HOST_ROOT/PATH`, as a root and a path in it.
+fn split_root(host_root: &Path, path: &Path) -> (PathBuf, PathBuf) {
+    let in_host = path.strip_prefix(host_root).unwrap_or(path);
+    let mut parts = in_host.components();
+    if in_host.has_root() {
+        parts.next();
+    }
+    let (proc, pid, root) = (parts.next(), parts.next(), parts.next());
+    match (proc, pid, root) {
+        (Some(proc), Some(pid), Some(root)) if proc.as_os_str() == "proc" && root.as_os_str() == "root" => {
+            (host_root.join("proc").join(pid).join("root"), Path::new("/").join(parts.as_path()))
+        }
+        _ => (host_root.to_owned(), Path::new("/").join(in_host)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_in_another_mount_namespace_is_opened_in_that_root() {
+        let table = [
+            ("/", "/run/b", "/", "/run/b"),
+            ("/host", "/host/run/b", "/host", "/run/b"),
+            ("/", "/proc/12/root/run/b", "/proc/12/root", "/run/b"),
+            ("/host", "/host/proc/12/root/run/b", "/host/proc/12/root", "/run/b"),
+        ];
+        for (host_root, path, root, inside) in table {
+            let split = split_root(Path::new(host_root), Path::new(path));
+            assert_eq!(split, (PathBuf::from(root), PathBuf::from(inside)), "{path}");
+        }
+    }
+
+    #[test]
+    fn ids_that_no_runtime_takes_are_passed_by() {
+        for id in ["", ".", "..", "../x", "a/b", "a\nb", "a\x1bb"] {
+            assert!(unfit(OsStr::new(id)).is_some(), "{id:?}");
+        }
+        assert!(unfit(OsStr::from_bytes(&[b'a'; 1025])).is_some());
+        for id in ["c1", "a.b-c_d+e", "\u{e9}"] {
+            assert_eq!(unfit(OsStr::new(id)), None, "{id:?}");
+        }
+    }
 }

@@ -46,6 +46,17 @@ pub(crate) struct Key {
     pub(crate) uid: u32,
 }
 
+impl Key {
+    pub(crate) fn new(root: PathBuf, id: std::ffi::OsString, uid: u32) -> Self {
+        // Engines say /var/run, which is a link to /run on every system of this decade; who looks finds /run.
+        let root = match root.strip_prefix("/var/run") {
+            Ok(inside) => std::path::Path::new("/run").join(inside),
+            Err(_) => root,
+        };
+        Key { root, id, uid }
+    }
+}
+
 /// What a runtime was executed for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -943,7 +954,9 @@ impl Lifecycle {
         let known = self.keys.get(&key).and_then(|id| self.lives.get(id));
         let watched = self.processes.get(&process.pid).is_some_and(|(known, _)| *known == process);
         // It was created between the marks and this look, or is being created now: it is told by its creation.
-        if watched || known.is_some_and(|life| !life.init_ended && !life.over) {
+        let being_created =
+            || self.lives.values().any(|life| life.creating() && life.container.id == container.id);
+        if watched || known.is_some_and(|life| !life.init_ended && !life.over) || being_created() {
             return;
         }
         let id = self.adopt(container, process);
