@@ -25,6 +25,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Watch(Box<crate::watch::WatchArgs>),
+    List(crate::list::ListArgs),
     Doctor(crate::doctor::DoctorArgs),
     Verify(crate::verify::VerifyArgs),
     /// Prints a script that completes this program's options in a shell

@@ -7,12 +7,16 @@
 mod args;
 mod doctor;
 mod failure;
+mod field;
+mod filter;
+mod list;
 mod model;
 mod output;
 mod row;
 mod shell;
 mod signals;
 mod table;
+mod template;
 mod verify;
 mod watch;
 
@@ -27,6 +31,7 @@ fn main() -> ExitCode {
     let outcome = cli.global.start_log().and_then(|()| match cli.command {
         Command::Watch(args) => watch::run(&args, &cli.global),
         Command::Doctor(args) => doctor::run(&args, &cli.global),
+        Command::List(args) => list::run(&args, &cli.global),
         Command::Verify(args) => verify::run(&args, &cli.global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { directory } => shell::man(directory.as_deref()),

@@ -3,9 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -16,15 +15,19 @@ use jiff::tz::TimeZone;
 
 use crate::args::{Global, ListenArgs, OnTimeoutArg, duration, event_kind};
 use crate::failure::EXIT_CODES;
+use crate::filter::{Condition, wanted};
 use crate::output::{self, Pen};
 use crate::signals::{self, End};
 use crate::table::{Clock, Table};
+use crate::template::Template;
 
 const EXAMPLES: &str = "\
 Examples:
   containerhook watch                            a table of every event
   containerhook watch --json | jq -r .id         one JSON object a line (docs/events.md)
   containerhook watch --event created,stopped    these two kinds only
+  containerhook watch --filter namespace=shop    one namespace of Kubernetes
+  containerhook watch --format '{id} {exit}'     lines of one's own
   containerhook watch --delay 3s                 see a container wait for three seconds";
 
 /// Prints what happens to containers, as it happens
@@ -43,6 +46,12 @@ pub(crate) struct WatchArgs {
     /// printed, for without them the rest could not be believed.
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = event_kind(), help_heading = "Which events")]
     event: Vec<EventKind>,
+    /// Print those only whose field matches, such as name=web-* or namespace!=kube-system (repeatable)
+    ///
+    /// Several filters of one field are alternatives; filters of different fields must all match. `*` and `?` stand for
+    /// any characters and any one. The others are held and let go all the same, and keep their numbers in `seq`.
+    #[arg(long, value_name = "FIELD=PATTERN", help_heading = "Which events")]
+    filter: Vec<Condition>,
     /// Tell the containers first that run already
     #[arg(long, help_heading = "Which events")]
     existing: bool,
@@ -53,6 +62,10 @@ pub(crate) struct WatchArgs {
     /// Add each container's OCI configuration to the JSON
     #[arg(long, requires = "json", help_heading = "Output")]
     config: bool,
+    /// Print each event as this line, such as '{time} {event} {name} {exit}': the fields are those of the JSON
+    #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["json", "since_start", "no_trunc"])]
+    #[arg(help_heading = "Output")]
+    format: Option<Template>,
     /// Show the time since the start instead of the time of day
     #[arg(long, conflicts_with = "json", help_heading = "Output")]
     since_start: bool,
@@ -98,45 +111,78 @@ impl WatchArgs {
     }
 
     fn printer(&self, global: &Global) -> Printer {
+        let filter = self.filter.clone();
         if self.json {
-            return Printer::Json { config: self.config };
+            return Printer { filter, form: Form::Json { config: self.config } };
+        }
+        if let Some(template) = &self.format {
+            return Printer { filter, form: Form::Template(template.clone()) };
         }
         let clock =
             if self.since_start { Clock::Since(Timestamp::now()) } else { Clock::Day(TimeZone::system()) };
-        Printer::Table(Table::new(clock, Pen { colored: global.color.on_stdout() }, self.no_trunc))
+        let table = Table::new(clock, Pen { colored: global.color.on_stdout() }, self.no_trunc);
+        Printer { filter, form: Form::Table(table) }
     }
 }
 
-enum Printer {
+struct Printer {
+    filter: Vec<Condition>,
+    form: Form,
+}
+
+enum Form {
     Json { config: bool },
+    Template(Template),
     Table(Table),
 }
 
 impl Printer {
     fn print(&mut self, record: &Record) -> io::Result<()> {
-        match self {
-            Printer::Json { config: true } => output::line(&record.to_json_with_config()),
-            Printer::Json { config: false } => output::line(&record.to_json()),
-            Printer::Table(table) => {
+        if let (Form::Json { config }, []) = (&self.form, &*self.filter) {
+            return output::line(&json(record, *config));
+        }
+        let event = match &self.form {
+            Form::Template(template) if template.needs_config() => serde_json::from_str(&json(record, true))?,
+            _ => serde_json::to_value(record)?,
+        };
+        if !wanted(&self.filter, &event) {
+            return Ok(());
+        }
+        match &mut self.form {
+            Form::Json { config } => output::line(&json(record, *config)),
+            Form::Template(template) => output::line(&template.fill(&event)),
+            Form::Table(table) => {
                 let width = output::width();
                 if let Some(head) = table.head(width) {
                     output::line(&head)?;
                 }
-                output::line(&table.line(&serde_json::to_value(record)?, width))
+                output::line(&table.line(&event, width))
             }
         }
     }
+
+    /// What can be shown before the first event.
+    fn begin(&mut self) -> io::Result<()> {
+        match &mut self.form {
+            Form::Table(table) => table.head(output::width()).map_or(Ok(()), |head| output::line(&head)),
+            Form::Json { .. } | Form::Template(_) => Ok(()),
+        }
+    }
+}
+
+fn json(record: &Record, with_config: bool) -> String {
+    if with_config { record.to_json_with_config() } else { record.to_json() }
 }
 
 pub(crate) fn run(args: &WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let (end, ended) = mpsc::channel();
     signals::tell(end.clone()).context("cannot listen for signals")?;
 
-    let printer = Mutex::new(args.printer(global));
-    let closed = end.clone();
+    let printer = Arc::new(Mutex::new(args.printer(global)));
+    let (records, closed) = (Arc::clone(&printer), end.clone());
     let print = move |record: &Record| {
         // After a failure there is nobody to print for: the listener is about to end.
-        if let Err(error) = printer.lock().unwrap_or_else(PoisonError::into_inner).print(record) {
+        if let Err(error) = records.lock().unwrap_or_else(PoisonError::into_inner).print(record) {
             let _ = closed.send(End::of_output(&error));
         }
     };
@@ -146,8 +192,11 @@ pub(crate) fn run(args: &WatchArgs, global: &Global) -> anyhow::Result<ExitCode>
             std::thread::sleep(delay);
         }
     })?;
-    output::tell_when_closed(end).context("cannot watch stdout")?;
+    output::tell_when_closed(end.clone()).context("cannot watch stdout")?;
     announce(&notifier, args)?;
+    if let Err(error) = printer.lock().unwrap_or_else(PoisonError::into_inner).begin() {
+        let _ = end.send(End::of_output(&error));
+    }
 
     let end = wait(&ended, args.duration);
     // Records that are complete are still printed by this.
