@@ -436,7 +436,12 @@ impl Engine {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
-        self.workers.submit(Job::Stranger { seen: Box::new(seen), existing, time });
+        self.workers.submit(Job::Stranger {
+            seen: Box::new(seen),
+            search: self.search.clone(),
+            existing,
+            time,
+        });
     }
 
     /// Lets go what a worker could not read in time.

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::cmdline::{self, Family};
+use crate::cmdline::{self, Family, StateName, Verb};
 use crate::exec_watch::Seen;
 
 /// What could be learned.
@@ -19,8 +19,11 @@ pub(crate) struct Stranger {
     pub(crate) runtime: Option<String>,
     /// The process whose executable has the command line of an OCI runtime: to be marked.
     pub(crate) learned: Option<i32>,
+    /// As it was given to `create` or `run`, or as the runtime's state has it.
     pub(crate) bundle: Option<PathBuf>,
     pub(crate) state_root: Option<PathBuf>,
+    /// Where the runtime keeps its state of the container.
+    pub(crate) state: Option<PathBuf>,
 }
 
 /// A process above the container, as `/proc` shows it.
@@ -77,8 +80,17 @@ pub(crate) fn describe(init: i32, above: &[Above], cgroup: Option<&str>) -> Stra
     for process in above {
         if cmdline::looks_like_oci(&process.argv) {
             let invocation = cmdline::parse(Family::guess(&process.exe), &process.argv);
-            if let (true, Some(id)) = (invocation.verb.creates(), &invocation.id) {
+            let speaks_of_it = invocation.verb.creates() || invocation.verb == Verb::Start;
+            if let (true, Some(id)) = (speaks_of_it, &invocation.id) {
+                let root = invocation.state_root(&cmdline::Caller::default());
+                let state = match (invocation.family.state_file().map(|file| file.name), root) {
+                    (Some(StateName::InDirectory(name)), Some(root)) => Some(root.join(id).join(name)),
+                    // A copy of runc under a name of its own.
+                    (None, Some(root)) => Some(root.join(id).join("state.json")),
+                    _ => None,
+                };
                 return Stranger {
+                    state,
                     id: id.to_string_lossy().into_owned(),
                     runtime: Some(process.exe.to_string_lossy().into_owned()),
                     learned: Some(process.pid),
@@ -131,31 +143,52 @@ fn option(argv: &[OsString], names: &[&str]) -> Option<String> {
     None
 }
 
-/// Looks at the processes above, as they are now.
+/// How many of the newest processes are looked at for the one that started a container.
+const NEWEST: usize = 48;
+
+/// Looks at the processes above, as they are now; and as the process that created the container may have ended long
+/// ago, at the newest ones for that which has just started it.
 pub(crate) fn look(seen: &Seen) -> Stranger {
-    let above: Vec<Above> = seen
-        .ancestors
-        .iter()
-        .map(|ancestor| {
-            let pid = ancestor.process.pid;
-            let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            let line = read("cmdline");
-            let line = line.strip_suffix(b"\0").unwrap_or(&line);
-            let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Above {
-                pid,
-                comm: ancestor.comm.clone(),
-                // A binary that was replaced while it ran.
-                exe: exe.strip_suffix(" (deleted)").unwrap_or(&exe).into(),
-                argv: line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect(),
-            }
-        })
-        .collect();
+    let comms = seen.ancestors.iter().map(|ancestor| (ancestor.process.pid, Some(ancestor.comm.clone())));
+    let mut above: Vec<Above> = comms.map(|(pid, comm)| process(pid, comm)).collect();
+    if !above.iter().any(|process| cmdline::looks_like_oci(&process.argv)) {
+        above.splice(0..0, starter(seen.init.pid));
+    }
     let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", seen.init.pid)).unwrap_or_default();
     // On cgroup v1 any hierarchy will do, the one of systemd is always there; on v2 there is one.
     let path = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).max_by_key(|path| path.len());
     describe(seen.init.pid, &above, path)
+}
+
+/// `runc start ID` ends a few milliseconds after the container's first program has begun.
+fn starter(init: i32) -> Option<Above> {
+    let mut pids: Vec<i32> = std::fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != init)
+        .collect();
+    // The newest have the numbers just below the last one that was given, also after the numbers began anew.
+    let loadavg = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let last: i32 = loadavg.split_ascii_whitespace().next_back()?.parse().ok()?;
+    pids.sort_unstable_by_key(|pid| (last - pid).rem_euclid(1 << 22));
+    pids.into_iter().take(NEWEST).map(|pid| process(pid, None)).find(|process| {
+        cmdline::looks_like_oci(&process.argv)
+            && cmdline::parse(Family::guess(&process.exe), &process.argv).verb == Verb::Start
+    })
+}
+
+fn process(pid: i32, comm: Option<OsString>) -> Above {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Above {
+        pid,
+        comm: comm.unwrap_or_default(),
+        // A binary that was replaced while it ran.
+        exe: exe.strip_suffix(" (deleted)").unwrap_or(&exe).into(),
+        argv: line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect(),
+    }
 }
 
 #[cfg(test)]

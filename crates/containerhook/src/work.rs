@@ -61,7 +61,7 @@ pub(crate) enum Job {
     /// Look for containers that run already.
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
-    Stranger { seen: Box<Seen>, existing: bool, time: SystemTime },
+    Stranger { seen: Box<Seen>, search: Search, existing: bool, time: SystemTime },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
@@ -188,7 +188,9 @@ impl Worker {
                 Some(Outcome::Discovered { discovered: Discovered::default(), marks })
             }
             Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
-            Job::Stranger { seen, existing, time } => Some(self.stranger(&seen, existing, time)),
+            Job::Stranger { seen, search, existing, time } => {
+                Some(self.stranger(&seen, &search, existing, time))
+            }
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
                 let _ = mark.remove();
@@ -391,8 +393,16 @@ impl Worker {
     }
 
     /// What can be said of a container that nothing held; its runtime is marked, so that the next one is.
-    fn stranger(&self, seen: &Seen, existing: bool, time: SystemTime) -> Outcome {
+    fn stranger(&self, seen: &Seen, search: &Search, existing: bool, time: SystemTime) -> Outcome {
         let said = stranger::look(seen);
+        if said.runtime.is_none() {
+            // Its runtime has ended, and left its state where runtimes do.
+            let ours = |(_, _, process): &(Key, Container, Process)| *process == seen.init;
+            if let Some((key, container, init)) = self::existing(search).into_iter().find(ours) {
+                let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
+                return Outcome::Untold { untold: Box::new(untold), learned: None };
+            }
+        }
         let facts = proc::task_facts(seen.init.pid);
         // Whose it is: who runs the processes above it, which are not in its namespaces.
         let owner = seen.ancestors.iter().find_map(|a| proc::task_facts(a.process.pid).ok()).or(facts.ok());
@@ -417,14 +427,16 @@ impl Worker {
             if let [Ok(root), Ok(cwd)] = links {
                 let (root, cwd) = (root.as_fd(), cwd.as_fd());
                 let caller = Caller { root, cwd, fsuid: 0, fsgid: 0, groups: &[], trusted };
-                let opened = bundle::open(&caller, said.bundle.as_deref());
+                let state = said.state.as_ref().and_then(|path| state_file::read_state(&caller, path).ok());
+                let bundle = said.bundle.clone().or_else(|| state?.bundle);
+                let opened = bundle::open(&caller, bundle.as_deref());
                 container.bundle = opened.host_path.or(said.bundle);
                 match opened.config {
                     Ok(config) => container.config = Some(config),
                     Err(error) => container.config_error = Some(error.to_string()),
                 }
             }
-            // `make run x` reads like a runtime's command line too: a bundle is what makes the difference.
+            // `make start x` reads like a runtime's command line too: a bundle is what makes the difference.
             learned = if container.config.is_some() { self.learn(pid) } else { None };
             if let Some((binary, _)) = &learned {
                 container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));

@@ -94,7 +94,13 @@ pub(crate) struct Binary {
 impl Binary {
     /// The executable of a process that turned out to be a runtime.
     pub(crate) fn of_process(pid: i32) -> Option<Self> {
-        let root = Root::new(format!("/proc/{pid}/root"));
+        let theirs = PathBuf::from(format!("/proc/{pid}/root"));
+        let same = |other: &std::fs::Metadata, own: &std::fs::Metadata| {
+            use std::os::unix::fs::MetadataExt;
+            (other.dev(), other.ino()) == (own.dev(), own.ino())
+        };
+        let shared = same(&std::fs::metadata(&theirs).ok()?, &std::fs::metadata("/").ok()?);
+        let root = Root::new(if shared { PathBuf::from("/") } else { theirs });
         let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
         let found = root.walk(&Route::exact(&path)).found.into_iter().next()?;
         Some(Binary {
