@@ -1,2 +1,40 @@
-//! Placeholder.
-fn main() {}
+//! The program `containerhook`: hold, tell and look at containers from the command line.
+//!
+//! A file a subcommand. What several of them share: [`args`] (options), [`failure`] (exit codes and errors),
+//! [`output`] (stdout and colours), [`signals`], and [`row`] with [`table`] (how an event looks on a terminal).
+//! Everything that is shown is made from the JSON of the contract, so it can be tested without a container.
+
+mod args;
+mod doctor;
+mod failure;
+mod field;
+mod filter;
+mod list;
+mod model;
+mod output;
+mod row;
+mod shell;
+mod signals;
+mod table;
+mod template;
+mod verify;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = cli.global.start_log().and_then(|()| match cli.command {
+        Command::Watch(args) => watch::run(&args, &cli.global),
+        Command::Doctor(args) => doctor::run(&args, &cli.global),
+        Command::List(args) => list::run(&args, &cli.global),
+        Command::Verify(args) => verify::run(&args, &cli.global),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { directory } => shell::man(directory.as_deref()),
+    });
+    outcome.unwrap_or_else(|error| failure::report(&error))
+}

@@ -1,0 +1,237 @@
+//! `containerhook watch`: prints events as they come, until it is told to end.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use containerhook::{Builder, ContainerEvent, ContainerNotifier, EventKind, Record};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::args::{Global, ListenArgs, OnTimeoutArg, duration, event_kind};
+use crate::failure::EXIT_CODES;
+use crate::filter::{Condition, wanted};
+use crate::output::{self, Pen};
+use crate::signals::{self, End};
+use crate::table::{Clock, Table};
+use crate::template::Template;
+
+const EXAMPLES: &str = "\
+Examples:
+  containerhook watch                            a table of every event
+  containerhook watch --json | jq -r .id         one JSON object a line (docs/events.md)
+  containerhook watch --event created,stopped    these two kinds only
+  containerhook watch --filter namespace=shop    one namespace of Kubernetes
+  containerhook watch --format '{id} {exit}'     lines of one's own
+  containerhook watch --delay 3s                 see a container wait for three seconds";
+
+/// Prints what happens to containers, as it happens
+///
+/// Every container runtime found on the host is listened to. Each container created from then on is held for a moment
+/// at each step, told, and let go. Ctrl-C ends it: what is held goes on, and nothing is left behind.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    listen: ListenArgs,
+
+    /// Print (and hold) these kinds of events only; repeatable, or separated by commas
+    ///
+    /// Containers are followed all the same: `--event stopped` alone tells every end. `overflow` and `lost` are always
+    /// printed, for without them the rest could not be believed.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = event_kind(), help_heading = "Which events")]
+    event: Vec<EventKind>,
+    /// Print those only whose field matches, such as name=web-* or namespace!=kube-system (repeatable)
+    ///
+    /// Several filters of one field are alternatives; filters of different fields must all match. `*` and `?` stand for
+    /// any characters and any one. The others are held and let go all the same, and keep their numbers in `seq`.
+    #[arg(long, value_name = "FIELD=PATTERN", help_heading = "Which events")]
+    filter: Vec<Condition>,
+    /// Tell the containers first that run already
+    #[arg(long, help_heading = "Which events")]
+    existing: bool,
+
+    /// Print one JSON object a line
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+    /// Add each container's OCI configuration to the JSON
+    #[arg(long, requires = "json", help_heading = "Output")]
+    config: bool,
+    /// Print each event as this line, such as '{time} {event} {name} {exit}': the fields are those of the JSON
+    #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["json", "since_start", "no_trunc"])]
+    #[arg(help_heading = "Output")]
+    format: Option<Template>,
+    /// Show the time since the start instead of the time of day
+    #[arg(long, conflicts_with = "json", help_heading = "Output")]
+    since_start: bool,
+    /// Show ids of 64 hexadecimal digits whole
+    #[arg(long, conflicts_with = "json", help_heading = "Output")]
+    no_trunc: bool,
+
+    /// How long a container may be held at each step before it goes on by itself; at most 2m
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Holding")]
+    deadline: Option<Duration>,
+    /// What becomes of a container whose time has passed: allow or deny
+    #[arg(
+        long,
+        value_name = "CHOICE",
+        default_value = "allow",
+        hide_possible_values = true,
+        help_heading = "Holding"
+    )]
+    on_timeout: OnTimeoutArg,
+    /// Hold every container this long before its runtime creates it: for demonstrations
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Holding")]
+    delay: Option<Duration>,
+
+    /// End after this long
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Running")]
+    duration: Option<Duration>,
+    /// Write this file once every runtime is listened to (`ready: …` is also printed to stderr)
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    ready_file: Option<PathBuf>,
+}
+
+impl WatchArgs {
+    fn builder(&self) -> Builder {
+        let mut builder = self.listen.builder().on_timeout(self.on_timeout.into()).existing(self.existing);
+        if !self.event.is_empty() {
+            let always = [EventKind::Overflow, EventKind::Lost];
+            builder = builder.events(self.event.iter().copied().chain(always));
+        }
+        if let Some(deadline) = self.deadline {
+            builder = builder.deadline(deadline);
+        }
+        builder
+    }
+
+    fn printer(&self, global: &Global) -> Printer {
+        let filter = self.filter.clone();
+        if self.json {
+            return Printer { filter, form: Form::Json { config: self.config } };
+        }
+        if let Some(template) = &self.format {
+            return Printer { filter, form: Form::Template(template.clone()) };
+        }
+        let clock =
+            if self.since_start { Clock::Since(Timestamp::now()) } else { Clock::Day(TimeZone::system()) };
+        let table = Table::new(clock, Pen { colored: global.color.on_stdout() }, self.no_trunc);
+        Printer { filter, form: Form::Table(table) }
+    }
+}
+
+struct Printer {
+    filter: Vec<Condition>,
+    form: Form,
+}
+
+enum Form {
+    Json { config: bool },
+    Template(Template),
+    Table(Table),
+}
+
+impl Printer {
+    fn print(&mut self, record: &Record) -> io::Result<()> {
+        if let (Form::Json { config }, []) = (&self.form, &*self.filter) {
+            return output::line(&json(record, *config));
+        }
+        let event = match &self.form {
+            Form::Template(template) if template.needs_config() => serde_json::from_str(&json(record, true))?,
+            _ => serde_json::to_value(record)?,
+        };
+        if !wanted(&self.filter, &event) {
+            return Ok(());
+        }
+        match &mut self.form {
+            Form::Json { config } => output::line(&json(record, *config)),
+            Form::Template(template) => output::line(&template.fill(&event)),
+            Form::Table(table) => {
+                let width = output::width();
+                if let Some(head) = table.head(width) {
+                    output::line(&head)?;
+                }
+                output::line(&table.line(&event, width))
+            }
+        }
+    }
+
+    /// What can be shown before the first event.
+    fn begin(&mut self) -> io::Result<()> {
+        match &mut self.form {
+            Form::Table(table) => table.head(output::width()).map_or(Ok(()), |head| output::line(&head)),
+            Form::Json { .. } | Form::Template(_) => Ok(()),
+        }
+    }
+}
+
+fn json(record: &Record, with_config: bool) -> String {
+    if with_config { record.to_json_with_config() } else { record.to_json() }
+}
+
+pub(crate) fn run(args: &WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
+    let (end, ended) = mpsc::channel();
+    signals::tell(end.clone()).context("cannot listen for signals")?;
+
+    let printer = Arc::new(Mutex::new(args.printer(global)));
+    let (records, closed) = (Arc::clone(&printer), end.clone());
+    let print = move |record: &Record| {
+        // After a failure there is nobody to print for: the listener is about to end.
+        if let Err(error) = records.lock().unwrap_or_else(PoisonError::into_inner).print(record) {
+            let _ = closed.send(End::of_output(&error));
+        }
+    };
+    let delay = args.delay.unwrap_or_default();
+    let notifier = args.builder().on_record(print).start(move |event: &ContainerEvent| {
+        if event.kind() == EventKind::PreCreate {
+            std::thread::sleep(delay);
+        }
+    })?;
+    output::tell_when_closed(end.clone()).context("cannot watch stdout")?;
+    announce(&notifier, args)?;
+    if let Err(error) = printer.lock().unwrap_or_else(PoisonError::into_inner).begin() {
+        let _ = end.send(End::of_output(&error));
+    }
+
+    let end = wait(&ended, args.duration);
+    // Records that are complete are still printed by this.
+    notifier.close();
+    // What went wrong while they were: the reader may have left meanwhile.
+    let end = ended.try_iter().find(|end| matches!(end, End::OutputFailed(_))).unwrap_or(end);
+    match end {
+        End::OutputFailed(error) => {
+            Err(io::Error::from_raw_os_error(error)).context("cannot write to stdout")
+        }
+        End::Asked | End::OutputClosed => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Says that no container is missed from now on.
+fn announce(notifier: &ContainerNotifier, args: &WatchArgs) -> anyhow::Result<()> {
+    let count = notifier.status()?.runtimes.len();
+    let ready = format!("ready: {count} runtime{} marked", if count == 1 { "" } else { "s" });
+    eprintln!("{ready}");
+    if let Some(path) = &args.ready_file {
+        std::fs::write(path, format!("{ready}\n"))
+            .with_context(|| format!("cannot write the ready file {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn wait(ended: &mpsc::Receiver<End>, duration: Option<Duration>) -> End {
+    // A duration beyond what the clock can count is as good as none.
+    let end = match duration.and_then(|duration| Instant::now().checked_add(duration)) {
+        Some(until) => match ended.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Err(RecvTimeoutError::Timeout) => return End::Asked,
+            end => end.ok(),
+        },
+        None => ended.recv().ok(),
+    };
+    // The thread that listens for signals holds a sender as long as the program runs.
+    end.unwrap_or(End::Asked)
+}

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The first instruction of containers that no mark held, and a stop there where one is asked for. The other half is
+ * src/exec_watch.rs.
+ */
+#pragma once
+#include "kernel.h"
+
+/* include/linux/sched/signal.h: the init of a pid namespace, set at its fork. */
+#define SIGNAL_UNKILLABLE 0x40
+/* include/linux/sched.h: forked, and has not executed anything since. */
+#define PF_FORKNOEXEC 0x40
+
+#define SIGSTOP 19
+#define ANCESTORS 6
+#define FILENAME 256
+
+struct ancestor {
+	u64 start;
+	u32 tgid;
+	char comm[16];
+	u32 unused;
+};
+
+struct seen {
+	u64 at;
+	u64 start;
+	u64 init_start;
+	u64 cgroup;
+	u32 tgid;
+	u32 init; /* the tgid of the pid namespace's init: the task itself, or its parent */
+	u32 mntns;
+	u32 pidns;
+	u32 stopped_for; /* 0: it runs on */
+	u32 unused;
+	char comm[16];
+	struct ancestor ancestors[ANCESTORS];
+	char filename[FILENAME];
+};
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_RINGBUF);
+	MAP_INT(max_entries, 65536);
+} execs SEC(".maps");
+
+/* How often the ring was full: [0] something was not told, [1] something was not stopped. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_INT(max_entries, 2);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} untold SEC(".maps");
+
+/* Processes that may become the init of a container that is to be stopped. */
+struct under {
+	u64 start;
+	u32 origin; /* tgid of the runtime's process */
+	u32 mntns;  /* and its mount namespace */
+};
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+	MAP_INT(max_entries, 4096);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct under);
+} unders SEC(".maps");
+
+INLINE u32 mount_namespace(int direct, struct task_struct *task)
+{
+	struct nsproxy *nsproxy = FIELD(direct, task, nsproxy);
+	struct mnt_namespace *mnt_ns = FIELD(direct, nsproxy, mnt_ns);
+	return FIELD(direct, mnt_ns, ns.inum);
+}
+
+INLINE int is_init_below_the_host(int direct, struct task_struct *task)
+{
+	struct signal_struct *signal = FIELD(direct, task, signal);
+	if (!(FIELD(direct, signal, flags) & SIGNAL_UNKILLABLE))
+		return 0;
+	struct pid *pid = FIELD(direct, task, thread_pid);
+	return FIELD(direct, pid, level) > 0;
+}
+
+/* The first eight bytes of a path as one number, and those after. */
+#define PROC_SEL 0x65732f636f72702full
+#define LF_EXE 0x6578652f666cull /* and its end */
+#define LF_FD 0x2f64662f666cull
+#define DEV_FD 0x2f64662f7665642full
+#define MEMFD 0x3a64666d656dull
+
+/* A runtime that executes itself again, from a copy of itself (CVE-2019-5736) or not. */
+INLINE int is_own_reexec(const char *filename)
+{
+	u64 f[2] = {};
+	bpf_probe_read_kernel_str(f, sizeof(f), filename);
+	if (f[0] == PROC_SEL)
+		return (f[1] & 0xffffffffffffffull) == LF_EXE || (f[1] & 0xffffffffffffull) == LF_FD;
+	return f[0] == DEV_FD || (f[0] & 0xffffffffffffull) == MEMFD;
+}
+
+INLINE void count(u32 which)
+{
+	u64 *n = bpf_map_lookup_elem(&untold, &which);
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+INLINE int process_exec(int direct, struct task_struct *task, struct linux_binprm *bprm)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct task_struct *init = 0;
+
+	if (is_init_below_the_host(direct, task)) {
+		init = task;
+	} else {
+		/* bubblewrap's init never executes anything itself: its child is the container's first program. */
+		struct task_struct *parent = FIELD(direct, task, real_parent);
+		if (is_init_below_the_host(direct, parent) && FIELD(direct, parent, flags) & PF_FORKNOEXEC)
+			init = parent;
+	}
+
+	u32 mntns = 0, stop_for = 0;
+	struct under *under = bpf_map_lookup_elem(&unders, &tgid);
+	if (!init && !under)
+		return 0;
+	mntns = mount_namespace(direct, task);
+
+	if (under) {
+		/* The init of a new pid namespace is past all that: whatever it executes is the container's. */
+		if (under->start == START_TICKS(direct, task) && under->mntns != mntns &&
+		    (init == task || !is_own_reexec(FIELD(direct, bprm, filename))))
+			stop_for = under->origin;
+	}
+	if (!stop_for) {
+		/* The kernel's own evidence of a container: another pid namespace and another mount namespace. */
+		struct pid *pid = FIELD(direct, task, thread_pid);
+		struct pid_namespace *host = FIELD(direct, pid, numbers[0].ns);
+		if (!init || mntns == mount_namespace(direct, FIELD(direct, host, child_reaper)))
+			return 0;
+	}
+
+	struct seen *e = bpf_ringbuf_reserve(&execs, sizeof(*e), 0);
+	if (!e) {
+		/* One that nobody is told of must not be stopped: nobody would let it go on. */
+		count(0);
+		if (stop_for)
+			count(1);
+		return 0;
+	}
+	e->at = bpf_ktime_get_ns();
+	e->start = START_TICKS(direct, task);
+	e->tgid = tgid;
+	e->init = tgid;
+	e->init_start = e->start;
+	if (init && init != task) {
+		e->init = FIELD(direct, init, tgid);
+		e->init_start = START_TICKS(direct, init);
+	}
+	e->cgroup = bpf_get_current_cgroup_id();
+	e->mntns = mntns;
+	struct nsproxy *nsproxy = FIELD(direct, task, nsproxy);
+	struct pid_namespace *pidns = FIELD(direct, nsproxy, pid_ns_for_children);
+	e->pidns = FIELD(direct, pidns, ns.inum);
+	e->unused = 0;
+	bpf_probe_read_kernel(e->comm, sizeof(e->comm), &task->comm);
+	e->filename[0] = 0;
+	bpf_probe_read_kernel_str(e->filename, sizeof(e->filename), FIELD(direct, bprm, filename));
+
+	struct task_struct *at = task;
+#pragma unroll
+	for (int i = 0; i < ANCESTORS; i++) {
+		struct ancestor *a = &e->ancestors[i];
+		at = FIELD(direct, at, real_parent);
+		at = FIELD(direct, at, group_leader);
+		a->tgid = FIELD(direct, at, tgid);
+		a->start = START_TICKS(direct, at);
+		a->unused = 0;
+		bpf_probe_read_kernel(a->comm, sizeof(a->comm), &at->comm);
+	}
+
+	e->stopped_for = 0;
+	if (stop_for) {
+		if (bpf_send_signal(SIGSTOP) == 0)
+			e->stopped_for = stop_for;
+		else
+			count(1);
+		/* Once: what it executes later is the container's own business. */
+		bpf_map_delete_elem(&unders, &tgid);
+	}
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/*
+ * Attached only while there is something to stop. Descent is inherited here and not looked up among parents at the
+ * exec: conmon and the like reparent.
+ */
+INLINE int process_fork(int direct, struct task_struct *parent, struct task_struct *child)
+{
+	u32 tgid = FIELD(direct, parent, tgid);
+	struct under *under = bpf_map_lookup_elem(&unders, &tgid);
+	if (!under)
+		return 0;
+	u32 child_tgid = FIELD(direct, child, tgid);
+	if (child_tgid == tgid || under->start != START_TICKS(direct, FIELD(direct, parent, group_leader)))
+		return 0;
+	/*
+	 * A hook that runs inside the container is a child of its init, and not what is to be stopped. An init itself is a
+	 * child of the runtime, which lives outside (runc's clones it from a process inside, with CLONE_PARENT).
+	 */
+	if (mount_namespace(direct, FIELD(direct, child, real_parent)) != under->mntns)
+		return 0;
+	struct under value = { START_TICKS(direct, child), under->origin, under->mntns };
+	if (bpf_map_update_elem(&unders, &child_tgid, &value, BPF_ANY) != 0)
+		count(1);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int exec_btf(u64 *ctx)
+{
+	return process_exec(1, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+}
+
+SEC("raw_tp/sched_process_exec")
+int exec_raw(u64 *ctx)
+{
+	return process_exec(0, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+}
+
+SEC("tp_btf/sched_process_fork")
+int fork_btf(u64 *ctx)
+{
+	return process_fork(1, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
+}
+
+SEC("raw_tp/sched_process_fork")
+int fork_raw(u64 *ctx)
+{
+	return process_fork(0, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* How watched processes end. The other half is src/exit/record.rs. */
+#pragma once
+#include "kernel.h"
+
+/* include/linux/sched/signal.h */
+#define SIGNAL_GROUP_EXIT 4
+
+struct watched {
+	u64 start; /* ticks after boot, as user space read it in /proc/PID/stat */
+	u64 at;    /* when it ended, once `dead`: CLOCK_MONOTONIC, ns */
+	s32 status;
+	u32 dead;
+};
+
+struct ended {
+	u64 start;
+	u64 at;
+	u32 tgid;
+	s32 status;
+};
+
+/* Not preallocated: ten thousand watched processes are rare, and the table should cost nothing until then. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+	MAP_INT(max_entries, 65536);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct watched);
+} watched SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_RINGBUF);
+	MAP_INT(max_entries, 65536);
+} exits SEC(".maps");
+
+/* How often the ring was full. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_INT(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} unsent SEC(".maps");
+
+INLINE int process_exit(int direct, struct task_struct *task)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct watched *w = bpf_map_lookup_elem(&watched, &tgid);
+	if (!w)
+		return 0;
+
+	/*
+	 * Every thread comes by here, after it has decremented `live`. Two that leave at the same time may both read 0:
+	 * they say the same, and user space hears the first.
+	 */
+	struct signal_struct *signal = FIELD(direct, task, signal);
+	if (FIELD(direct, signal, live.counter) != 0)
+		return 0;
+
+	struct task_struct *leader = FIELD(direct, task, group_leader);
+	u64 start = START_TICKS(direct, leader);
+	if (start != w->start)
+		return 0;
+
+	/* What wait4 will say (wait_task_zombie). Since 6.0 the flag is always set by the last thread. */
+	s32 status = FIELD(direct, signal, flags) & SIGNAL_GROUP_EXIT ? FIELD(direct, signal, group_exit_code)
+								      : FIELD(direct, leader, exit_code);
+	u64 at = bpf_ktime_get_ns();
+
+	struct ended *e = bpf_ringbuf_reserve(&exits, sizeof(*e), 0);
+	if (!e) {
+		/* The ring's reader is behind. Leave the word here and let it count that there is one to look for. */
+		u32 zero = 0;
+		u64 *count = bpf_map_lookup_elem(&unsent, &zero);
+		w->status = status;
+		w->at = at;
+		w->dead = 1;
+		if (count)
+			__sync_fetch_and_add(count, 1);
+		return 0;
+	}
+	e->start = start;
+	e->at = at;
+	e->tgid = tgid;
+	e->status = status;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int exit_btf(u64 *ctx)
+{
+	return process_exit(1, (struct task_struct *)ctx[0]);
+}
+
+SEC("raw_tp/sched_process_exit")
+int exit_raw(u64 *ctx)
+{
+	return process_exit(0, (struct task_struct *)ctx[0]);
+}

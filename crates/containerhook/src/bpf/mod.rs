@@ -1,0 +1,292 @@
+//! The one BPF object, and how its programs reach the kernel.
+//!
+//! The object is compiled by `cargo xtask bpf` and committed, so that a user needs neither clang nor libelf. Nothing is
+//! loaded before a part asks for it, and each program is loaded on its own: a kernel that refuses one refuses only that
+//! one. What is needed to load (the kernel's type information, 39 MB at its peak) is given back when the [`Loader`] is
+//! dropped; a part keeps the descriptors of its maps and of its attachment, and nothing else.
+//!
+//! Everything here opens descriptors, so it belongs on the engine's side.
+
+mod clock;
+mod sys;
+
+use std::ffi::CStr;
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
+use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+pub(crate) use self::clock::Clock;
+
+/// Little-endian, for x86_64 and aarch64 alike.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/containerhook.bpf.o");
+
+/// Why a part could not be had from the kernel, in words for the user.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
+
+impl Refused {
+    /// The words of an error and of its sources.
+    fn new(what: &str, error: &dyn std::error::Error) -> Refused {
+        let mut text = format!("{what}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                let _ = write!(text, ": {cause_text}");
+            }
+            source = cause.source();
+        }
+        Refused(shorten(&text))
+    }
+}
+
+/// A verifier's log can be a megabyte. It begins with the errno, and what was wrong stands at its end.
+fn shorten(text: &str) -> String {
+    const KEEP: usize = 300;
+    let chars = || text.char_indices().map(|(at, _)| at);
+    match (chars().nth(KEEP), chars().nth_back(KEEP)) {
+        (Some(head), Some(tail)) if head < tail => format!("{} … {}", &text[..head], &text[tail..]),
+        _ => text.to_owned(),
+    }
+}
+
+/// Hands out maps and attached programs of the object. Free until the first use; drop it when all parts have what they
+/// need.
+#[derive(Default)]
+pub(crate) struct Loader {
+    state: State,
+    sizes: Vec<(&'static str, u32)>,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Unused,
+    Open(Box<Open>),
+    Refused(Refused),
+}
+
+struct Open {
+    ebpf: Ebpf,
+    /// The kernel's types; absent where it was built without them, and then only `raw_tp` programs without relocations
+    /// could be loaded, of which there are none.
+    btf: Btf,
+}
+
+impl Loader {
+    /// A loader that has not asked the kernel for anything yet.
+    pub(crate) fn new() -> Loader {
+        Loader::default()
+    }
+
+    /// With another size for one map, to see what happens when it is full.
+    #[cfg(test)]
+    pub(crate) fn with_size(mut self, map: &'static str, entries: u32) -> Loader {
+        self.sizes.push((map, entries));
+        self
+    }
+
+    fn open(&mut self) -> Result<&mut Open, Refused> {
+        if let State::Unused = self.state {
+            self.state = match Self::load(&self.sizes) {
+                Ok(open) => State::Open(Box::new(open)),
+                Err(refused) => State::Refused(refused),
+            };
+        }
+        match &mut self.state {
+            State::Open(open) => Ok(open),
+            State::Refused(refused) => Err(refused.clone()),
+            State::Unused => Err(Refused("the BPF object was not loaded".to_owned())),
+        }
+    }
+
+    fn load(sizes: &[(&'static str, u32)]) -> Result<Open, Refused> {
+        // `EbpfLoader::new` parses the kernel's types for itself; that copy is gone before ours is made.
+        let ebpf = {
+            let mut loader = EbpfLoader::new();
+            for (map, entries) in sizes {
+                loader.map_max_entries(map, *entries);
+            }
+            let boottime_offset = Clock::new().boottime;
+            loader.override_global("boottime_offset", &boottime_offset, true);
+            loader.load(OBJECT).map_err(|error| Refused::new("load the BPF object", &error))?
+        };
+        let btf = Btf::from_sys_fs()
+            .map_err(|error| Refused::new("read /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF)", &error))?;
+        Ok(Open { ebpf, btf })
+    }
+
+    /// Takes a map out of the object. Each can be taken once.
+    fn map(&mut self, name: &'static str) -> Result<Map, Refused> {
+        self.open()?.ebpf.take_map(name).ok_or_else(|| Refused(format!("BPF map {name} is taken already")))
+    }
+
+    /// Takes a hash table.
+    pub(crate) fn hash<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<HashMap<MapData, K, V>, Refused> {
+        let map = self.map(name)?;
+        HashMap::try_from(map).map_err(|error| Refused::new(name, &error))
+    }
+
+    /// Takes an array.
+    pub(crate) fn array<V: Pod>(&mut self, name: &'static str) -> Result<Array<MapData, V>, Refused> {
+        let map = self.map(name)?;
+        Array::try_from(map).map_err(|error| Refused::new(name, &error))
+    }
+
+    /// Takes a ring buffer.
+    pub(crate) fn ring(&mut self, name: &'static str) -> Result<RingBuf<MapData>, Refused> {
+        let map = self.map(name)?;
+        RingBuf::try_from(map).map_err(|error| Refused::new(name, &error))
+    }
+
+    /// Loads a program for a tracepoint: `btf`, a `tp_btf` one, or where the kernel refuses that, `raw`, a `raw_tp` one
+    /// that does the same.
+    pub(crate) fn program(
+        &mut self,
+        tracepoint: &'static CStr,
+        btf: &str,
+        raw: &str,
+    ) -> Result<Program, Refused> {
+        let open = self.open()?;
+        // Some kernels load a `tp_btf` program and refuse to attach it.
+        match open.load_btf(tracepoint, btf).and_then(|program| program.attach().map(|_| program)) {
+            Ok(program) => Ok(program),
+            Err(first) => {
+                open.load_raw(tracepoint, raw).map_err(|second| Refused(format!("{first}; {second}")))
+            }
+        }
+    }
+
+    /// Loads a `raw_tp` program that is never attached but [run](Program::run).
+    pub(crate) fn runnable(&mut self, name: &str) -> Result<Program, Refused> {
+        self.open()?.load_raw(c"", name)
+    }
+}
+
+impl Open {
+    fn load_btf(&mut self, tracepoint: &'static CStr, name: &str) -> Result<Program, Refused> {
+        let refused = |error| Refused::new(&format!("tp_btf program {name}"), &error);
+        let program: &mut BtfTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
+        let mut load = || -> Result<OwnedFd, ProgramError> {
+            program.load(&tracepoint.to_string_lossy(), &self.btf)?;
+            Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+        };
+        Ok(Program { fd: load().map_err(refused)?, tracepoint: None, name: name.to_owned() })
+    }
+
+    fn load_raw(&mut self, tracepoint: &'static CStr, name: &str) -> Result<Program, Refused> {
+        let refused = |error| Refused::new(&format!("raw_tp program {name}"), &error);
+        let program: &mut RawTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
+        let mut load = || -> Result<OwnedFd, ProgramError> {
+            program.load()?;
+            Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+        };
+        Ok(Program { fd: load().map_err(refused)?, tracepoint: Some(tracepoint), name: name.to_owned() })
+    }
+}
+
+fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, Refused> {
+    ebpf.program_mut(name).ok_or_else(|| Refused(format!("no BPF program {name}")))
+}
+
+/// A program that the kernel has taken. Does nothing until it is attached or run.
+#[derive(Debug)]
+pub(crate) struct Program {
+    fd: OwnedFd,
+    /// `None`: the kernel knows where it belongs.
+    tracepoint: Option<&'static CStr>,
+    name: String,
+}
+
+/// An attached program. Dropped, it is detached.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    _link: OwnedFd,
+}
+
+impl Program {
+    /// From now on it runs at its tracepoint. Each attachment counts on its own.
+    pub(crate) fn attach(&self) -> Result<Attached, Refused> {
+        let link = sys::attach(self.fd.as_fd(), self.tracepoint)
+            .map_err(|error| Refused::new(&format!("attach BPF program {}", self.name), &error))?;
+        Ok(Attached { _link: link })
+    }
+
+    /// Runs a `raw_tp` program once in the context of this thread, with these arguments, and returns what it returns.
+    pub(crate) fn run(&self, arguments: &[u64]) -> io::Result<u32> {
+        sys::run(self.fd.as_fd(), arguments)
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        if let State::Open(_) = std::mem::take(&mut self.state) {
+            give_back();
+        }
+    }
+}
+
+/// glibc keeps freed memory; parsing leaves tens of megabytes of it behind.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes no pointers and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// For the tests of the parts.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::fs::OpenOptions;
+    use std::io::Write as _;
+
+    /// Says so, loudly, and leaves a line for the summary.
+    pub(crate) fn skipped(test: &str, reason: &str) {
+        println!("SKIPPED: {test}: {reason}");
+        if let Some(path) = std::env::var_os("CONTAINERHOOK_SKIPS")
+            && let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path)
+        {
+            let _ = writeln!(file, "SKIPPED: {test}: {reason}");
+        }
+    }
+
+    /// Something could not be had: an excuse for a test only where it is the host that lacks it.
+    pub(crate) fn skip(test: &str, reason: &str) {
+        let excuses = ["os error 1)", "os error 13)", "CONFIG_DEBUG_INFO_BTF", "Linux 6.15 does"];
+        assert!(excuses.iter().any(|excuse| reason.contains(excuse)), "{reason}");
+        skipped(test, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_keeps_its_ends() {
+        assert_eq!(shorten("short"), "short");
+        let long = format!("begin{}end", "ä".repeat(10_000));
+        let short = shorten(&long);
+        assert!(short.starts_with("begin") && short.ends_with("end") && short.len() < 2000);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_in_words() {
+        let mut loader = Loader::new();
+        let error = loader.program(c"sched_process_exit", "no_such", "thing").unwrap_err();
+        assert!(error.to_string().contains("no_such"), "{error}");
+        if loader.map("exits").is_ok() {
+            assert!(loader.map("exits").unwrap_err().to_string().contains("exits"));
+        }
+    }
+}

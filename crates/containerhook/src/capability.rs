@@ -1,0 +1,176 @@
+//! What this host supports, and why not where it does not.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::bpf::Loader;
+use crate::exit::{Choice, Exits};
+
+/// Is a capability there? Only what was tried is answered with yes or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Available {
+    /// It was tried, and works.
+    Yes,
+    /// It was tried, and does not.
+    No,
+    /// It could not be tried, or the trial said nothing.
+    Unknown,
+}
+
+impl fmt::Display for Available {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Available::Yes => "yes",
+            Available::No => "no",
+            Available::Unknown => "unknown",
+        })
+    }
+}
+
+/// One thing that containerhook needs, or makes use of.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Capability {
+    /// A stable name for programs: `fanotify-permission-events`, `process-memory`, `bpf-exit`.
+    pub name: &'static str,
+    /// What it is for, in a few words.
+    pub purpose: &'static str,
+    /// Is it there?
+    pub available: Available,
+    /// Does nothing work without it?
+    pub required: bool,
+    /// What the trial showed.
+    pub detail: Option<String>,
+    /// What to do where it is missing.
+    pub remedy: Option<String>,
+}
+
+/// What this host supports: see [`supported`](crate::supported).
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Support {
+    /// Each capability with the outcome of its trial.
+    pub capabilities: Vec<Capability>,
+}
+
+impl Support {
+    /// The plain answer: can a [`ContainerNotifier`](crate::ContainerNotifier) hold and tell containers here?
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        self.capabilities.iter().all(|c| !c.required || c.available != Available::No)
+    }
+}
+
+/// Tries what containerhook needs, here and now; nothing is held, and no runtime is looked for.
+///
+/// ```
+/// let support = containerhook::supported();
+/// if !support.is_supported() {
+///     for missing in support.capabilities.iter().filter(|c| c.required) {
+///         eprintln!("{}: {}", missing.name, missing.remedy.as_deref().unwrap_or("no remedy is known"));
+///     }
+/// }
+/// ```
+#[doc(alias = "Supported")]
+#[must_use]
+pub fn supported() -> Support {
+    Support {
+        capabilities: vec![permission_events(), process_memory(), bpf_exit(), pidfd_info(), user_namespace()],
+    }
+}
+
+fn permission_events() -> Capability {
+    let (available, detail) = match fanotify::supported() {
+        fanotify::Support::Yes => (Available::Yes, None),
+        fanotify::Support::No { reason } => (Available::No, Some(reason)),
+        fanotify::Support::Unknown { reason } => (Available::Unknown, Some(reason)),
+        _ => (Available::Unknown, None),
+    };
+    Capability {
+        name: "fanotify-permission-events",
+        purpose: "to see and hold the executions of container runtimes",
+        available,
+        required: true,
+        detail,
+        remedy: (available != Available::Yes).then(|| {
+            "run as root of the host's user namespace with CAP_SYS_ADMIN, on a kernel with \
+             CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y (Linux 5.10 or later)"
+                .to_owned()
+        }),
+    }
+}
+
+fn process_memory() -> Capability {
+    // Reading the first process's system call takes the same right as reading that of a runtime that root executed.
+    let (available, detail) = match std::fs::read_to_string("/proc/1/syscall") {
+        Ok(_) => (Available::Yes, None),
+        Err(error) => (Available::No, Some(format!("/proc/1/syscall: {error}"))),
+    };
+    Capability {
+        name: "process-memory",
+        purpose: "to read the arguments of a held execution",
+        available,
+        required: true,
+        detail,
+        remedy: (available != Available::Yes).then(|| {
+            "grant CAP_SYS_PTRACE, share the host's pid namespace, and run a kernel with \
+             CONFIG_HAVE_ARCH_TRACEHOOK and without a ptrace restriction (kernel.yama.ptrace_scope below 3)"
+                .to_owned()
+        }),
+    }
+}
+
+fn bpf_exit() -> Capability {
+    let (available, detail) = match Exits::open(Choice::Bpf, &mut Loader::new()) {
+        Ok(_) => (Available::Yes, None),
+        Err(error) => (Available::No, Some(error.to_string())),
+    };
+    Capability {
+        name: "bpf-exit",
+        purpose: "to learn exit codes at once, without a descriptor for each container",
+        available,
+        required: false,
+        detail,
+        remedy: (available != Available::Yes).then(|| {
+            "grant CAP_BPF and CAP_PERFMON, on a kernel with CONFIG_DEBUG_INFO_BTF=y that is not locked down".to_owned()
+        }),
+    }
+}
+
+fn pidfd_info() -> Capability {
+    let (available, detail) = match Exits::open(Choice::PidfdInfo, &mut Loader::new()) {
+        Ok(_) => (Available::Yes, None),
+        Err(error) => (Available::No, Some(error.to_string())),
+    };
+    Capability {
+        name: "pidfd-exit-info",
+        purpose: "to learn exit codes where BPF is refused",
+        available,
+        required: false,
+        detail,
+        remedy: (available != Available::Yes).then(|| "Linux 6.15 or later has it".to_owned()),
+    }
+}
+
+fn user_namespace() -> Capability {
+    let own = crate::proc::namespace(std::process::id().cast_signed(), "user");
+    let first = crate::proc::namespace(1, "user");
+    let (available, detail) = match (own, first) {
+        (Ok(own), Ok(first)) if own == first => (Available::Yes, None),
+        (Ok(_), Ok(_)) => {
+            (Available::No, Some("this process is in another user namespace than process 1".to_owned()))
+        }
+        (Err(error), _) | (_, Err(error)) => (Available::Unknown, Some(format!("/proc/1/ns/user: {error}"))),
+    };
+    Capability {
+        name: "host-user-namespace",
+        purpose: "to tell the host's root from that of a user namespace",
+        available,
+        required: false,
+        detail,
+        remedy: (available == Available::No).then(|| "run outside of user namespaces".to_owned()),
+    }
+}

@@ -1,0 +1,260 @@
+//! The backend that reads the held task's memory, where the arguments of its execve still lie.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use fanotify::InodeId;
+
+use super::{CaptureError, ExecRecord};
+use crate::proc;
+
+/// What the kernel takes at the most for arguments and environment together: three quarters of `_STK_LIM`
+/// (`bprm_stack_limits` in fs/exec.c), and for one string: `MAX_ARG_STRLEN`, 32 pages.
+const MOST_BYTES: usize = 6 << 20;
+const MOST_STRING: usize = 32 * PAGE;
+const PAGE: usize = 4096;
+
+/// How long the task may take from the event to sleep. The event can be read before the task has left its processor; a
+/// host under load may take its time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) fn capture(tid: i32) -> Result<ExecRecord, CaptureError> {
+    let (path, argv) = arguments(tid)?;
+    let task = proc::task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
+    let root = open_link(tid, "root")?;
+    let cwd = open_link(tid, "cwd")?;
+    Ok(ExecRecord { task, path, argv, root, cwd })
+}
+
+pub(super) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
+    let started = Instant::now();
+    // /proc/<pid>/exe is another file once the exec is done; of a process that has become something else since, the
+    // arguments are another's.
+    let is_it = || {
+        let exe = File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{tid}/exe"));
+        exe.and_then(|exe| InodeId::of(&exe)).map(|found| Some(found) == inode)
+    };
+    while !is_it().map_err(|e| gone_or("cannot read which file the task executes", e))? {
+        if inode.is_none() || started.elapsed() > Duration::from_millis(200) {
+            return Err(CaptureError::Gone);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let line = std::fs::read(format!("/proc/{tid}/cmdline"));
+    let line = line.map_err(|e| gone_or("cannot read the command line", e))?;
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    let argv = line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
+    let task = proc::task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
+    let (root, cwd) = (open_link(tid, "root")?, open_link(tid, "cwd")?);
+    Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd })
+}
+
+pub(super) fn arguments(tid: i32) -> Result<(OsString, Vec<OsString>), CaptureError> {
+    let call = held_call(tid)?;
+    let Some(layout) = layout(call.number) else { return Err(CaptureError::NotExec(call.number)) };
+    let memory = Memory { tid };
+    let path = memory.string(call.arguments[layout.path])?;
+    let mut argv = Vec::new();
+    let mut left = MOST_BYTES;
+    let mut pointers = [0u8; 64 * 8];
+    let mut at = call.arguments[layout.argv];
+    // A null argv is an empty one: Linux 5.18 and later then make it [""].
+    'array: while at != 0 {
+        let got = memory.read(at, &mut pointers)?;
+        let (words, _) = pointers[..got].as_chunks::<8>();
+        let halves;
+        let pointers: &mut dyn Iterator<Item = u64> = if layout.pointer == 8 {
+            &mut words.iter().map(|word| u64::from_ne_bytes(*word))
+        } else {
+            halves = pointers[..got].as_chunks::<4>().0;
+            &mut halves.iter().map(|half| u64::from(u32::from_ne_bytes(*half)))
+        };
+        for pointer in pointers {
+            if pointer == 0 {
+                break 'array;
+            }
+            let argument = memory.string(pointer)?;
+            left = left
+                .checked_sub(argument.len() + 1 + layout.pointer)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))
+                .map_err(|e| CaptureError::Io("the arguments are more than execve takes", e))?;
+            argv.push(argument);
+        }
+        at = at.wrapping_add((got - got % layout.pointer) as u64);
+    }
+    Ok((path, argv))
+}
+
+/// Where a system call of the execve kind has its path and its arguments, and how wide its pointers are.
+struct Layout {
+    path: usize,
+    argv: usize,
+    pointer: usize,
+}
+
+const fn execve(pointer: usize) -> Option<Layout> {
+    Some(Layout { path: 0, argv: 1, pointer })
+}
+
+const fn execveat(pointer: usize) -> Option<Layout> {
+    Some(Layout { path: 1, argv: 2, pointer })
+}
+
+/// A task held at an exec is in execve or execveat: the number says which, and of which word size, without a doubt.
+#[cfg(target_arch = "x86_64")]
+fn layout(number: i64) -> Option<Layout> {
+    const X32: i64 = 0x4000_0000;
+    match number {
+        59 => execve(8),
+        322 => execveat(8),
+        // i386
+        11 => execve(4),
+        358 => execveat(4),
+        n if n == X32 | 520 => execve(4),
+        n if n == X32 | 545 => execveat(4),
+        _ => None,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn layout(number: i64) -> Option<Layout> {
+    match number {
+        221 => execve(8),
+        281 => execveat(8),
+        // 32-bit Arm
+        11 => execve(4),
+        387 => execveat(4),
+        _ => None,
+    }
+}
+
+struct Call {
+    number: i64,
+    arguments: [u64; 6],
+}
+
+/// The system call that the task is held in, from `/proc/<tid>/syscall`: "running" until the task sleeps.
+fn held_call(tid: i32) -> Result<Call, CaptureError> {
+    let path = format!("/proc/{tid}/syscall");
+    let started = Instant::now();
+    let mut turns = 0u32;
+    loop {
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| gone_or("cannot read the caller's system call", e))?;
+        if let Some(call) = parse_call(&text) {
+            return Ok(call);
+        }
+        if started.elapsed() > PATIENCE {
+            let error = io::Error::new(io::ErrorKind::TimedOut, format!("it says {:?}", text.trim_end()));
+            return Err(CaptureError::Io("the caller does not sleep in its system call", error));
+        }
+        turns += 1;
+        if turns < 64 {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+/// `59 0x… 0x… 0x… 0x… 0x… 0x… sp pc`; `running`, or `-1 sp pc` outside of a system call.
+fn parse_call(text: &str) -> Option<Call> {
+    let mut words = text.split_ascii_whitespace();
+    let number: i64 = words.next()?.parse().ok()?;
+    let mut arguments = [0; 6];
+    for argument in &mut arguments {
+        *argument = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    }
+    (number >= 0).then_some(Call { number, arguments })
+}
+
+struct Memory {
+    tid: i32,
+}
+
+impl Memory {
+    /// Reads up to `into.len()` bytes; fewer where the mapping ends. At least one byte, or an error.
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<usize, CaptureError> {
+        // The kernel reads an iovec of the other process page by page and stops at the first that is not there; asking
+        // for no more than what lies in consecutive pages keeps a string at a mapping's end readable.
+        match self.read_once(at, into) {
+            Ok(0) => Err(CaptureError::Io(READ, io::Error::from_raw_os_error(libc::EFAULT))),
+            Ok(n) => Ok(n),
+            Err(e) if e.raw_os_error() == Some(libc::EFAULT) && into.len() > PAGE => {
+                let in_page = PAGE - (at as usize % PAGE);
+                self.read(at, &mut into[..in_page])
+            }
+            Err(e) => Err(gone_or(READ, e)),
+        }
+    }
+
+    fn read_once(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+        let remote = libc::iovec { iov_base: at as usize as *mut libc::c_void, iov_len: into.len() };
+        // SAFETY: `local` describes `into`, which is writable for its whole length; `remote` is an address of the other
+        // process, which the kernel checks.
+        let n = unsafe { libc::process_vm_readv(self.tid, &raw const local, 1, &raw const remote, 1, 0) };
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// A string, which ends at its first zero byte.
+    fn string(&self, pointer: u64) -> Result<OsString, CaptureError> {
+        let mut string = Vec::new();
+        let mut chunk = [0u8; PAGE];
+        let mut at = pointer;
+        // Most arguments are short, and many lie together in one page.
+        let mut ask = 256.min(PAGE - (at as usize % PAGE));
+        while string.len() <= MOST_STRING {
+            let got = self.read(at, &mut chunk[..ask])?;
+            if let Some(end) = chunk[..got].iter().position(|byte| *byte == 0) {
+                string.extend_from_slice(&chunk[..end]);
+                return Ok(OsString::from_vec(string));
+            }
+            string.extend_from_slice(&chunk[..got]);
+            at = at.wrapping_add(got as u64);
+            ask = PAGE - (at as usize % PAGE);
+        }
+        Err(CaptureError::Io(
+            "an argument is longer than execve takes",
+            io::Error::from_raw_os_error(libc::E2BIG),
+        ))
+    }
+}
+
+const READ: &str = "cannot read the caller's memory";
+
+fn open_link(tid: i32, name: &str) -> Result<OwnedFd, CaptureError> {
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(format!("/proc/{tid}/{name}"))
+        .map(OwnedFd::from)
+        .map_err(|e| gone_or("cannot open the caller's root or working directory", e))
+}
+
+fn gone_or(what: &'static str, error: io::Error) -> CaptureError {
+    match error.raw_os_error() {
+        Some(libc::ESRCH | libc::ENOENT) => CaptureError::Gone,
+        _ => CaptureError::Io(what, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_call_is_read_from_proc() {
+        let call = parse_call("59 0x7ffd1 0x55 0x0 0x8 0xffffffffffffffff 0x1 0x7ffe 0x7f00\n").unwrap();
+        assert_eq!(call.number, 59);
+        assert_eq!(call.arguments, [0x7ffd1, 0x55, 0, 8, u64::MAX, 1]);
+        for text in ["running\n", "-1 0x7ffe 0x7f00\n", "", "59", "59 0x1 0x2\n", "59 1 2 3 4 5 6\n"] {
+            assert!(parse_call(text).is_none(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,720 @@
+//! The one thread that owns all state: it reads events, keeps the lives, and answers. Nothing it does waits.
+//!
+//! Every turn of its loop: read what the kernel holds, *then* what has ended, and settle the ends first. So a pid that
+//! is used again is never taken for the process that had it before.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use fanotify::{Event, Group, InodeId, Mark, PermissionEvent};
+
+use crate::bpf::Loader;
+use crate::dispatch::Dispatch;
+use crate::error::{Error, ErrorKind};
+use crate::event::ExitStatus;
+use crate::exit::{self, Ended, Exits, Process, WatchError};
+use crate::handler::{Decision, Handler};
+use crate::lifecycle::{Action, HoldId, Init, Input, LifeId, Lifecycle, Rules, Token};
+use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
+use crate::outlet::{Inlet, Level};
+use crate::pool::Pool;
+use crate::private_table;
+use crate::proc;
+use crate::runtime::{Binary, Search, Source};
+use crate::sys::{Bell, Poll};
+use crate::work::{Creation, Job, MarkedEntry, Outcome, Worker, inode_of};
+
+/// Workers at once: each waits for one disk or one caller's memory.
+const WORKERS: usize = 64;
+
+/// Names that conmon brought and no create took yet; an old one goes for a new one.
+const MOST_NAMES: usize = 4096;
+
+/// How long a worker may take to read a held execution before it is let go.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) enum Command {
+    WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
+    Status { reply: SyncSender<Status> },
+    Close,
+}
+
+enum Message {
+    Command(Command),
+    Replied(Token, Result<Decision, String>),
+    Worked(Outcome),
+}
+
+/// How the other threads reach the engine: a message and a ring. There is one for each side of the descriptor tables.
+pub(crate) struct Mailbox {
+    sender: Sender<Message>,
+    bell: Bell,
+}
+
+impl Mailbox {
+    pub(crate) fn send(&self, command: Command) {
+        self.post(Message::Command(command));
+    }
+
+    fn post(&self, message: Message) {
+        // Where the engine has ended the message is dropped, and with it the channel that its answer would have come by.
+        if self.sender.send(message).is_ok() {
+            self.bell.ring();
+        }
+    }
+}
+
+/// What the notifier keeps of its engine. It is dropped after the engine has ended, on the user's side.
+pub(crate) struct Handle {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) thread: Option<JoinHandle<()>>,
+    /// The handler must be dropped where the user's descriptors are.
+    _dispatch: Arc<Dispatch>,
+}
+
+/// Starts the engine, and returns when all runtimes found are marked.
+pub(crate) fn start(settings: Settings, handler: Box<dyn Handler>, log: Inlet) -> Result<Handle, Error> {
+    let (sender, inbox) = mpsc::channel();
+    let bell = Bell::new().map_err(|e| Error::os("cannot create an eventfd", e))?;
+    let number = bell.as_fd().as_raw_fd();
+    let mailbox = Arc::new(Mailbox { sender: sender.clone(), bell });
+    let replies = Arc::clone(&mailbox);
+    let dispatch = Arc::new(Dispatch::new(handler, settings.max_handlers, move |token, decision| {
+        replies.post(Message::Replied(token, decision));
+    })?);
+    let (ready, started) = mpsc::sync_channel(1);
+    let share = Arc::clone(&dispatch);
+    let thread = thread::Builder::new()
+        .name("ch-engine".into())
+        .spawn(move || {
+            // The share of the dispatcher goes before this thread ends; the last one is the notifier's.
+            let run = || -> Result<Engine, Error> {
+                private_table::enter(number)
+                    .map_err(|e| Error::os("cannot give the engine a descriptor table of its own", e))?;
+                let bell = Bell::adopt(private_table::adopt(number));
+                Engine::new(settings, share, log, sender, inbox, bell)
+            };
+            match run() {
+                Ok(mut engine) => {
+                    if ready.send(Ok(())).is_ok() {
+                        engine.run();
+                    }
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        })
+        .map_err(|e| Error::os("cannot start the engine's thread", e))?;
+    let handle = Handle { mailbox, thread: Some(thread), _dispatch: dispatch };
+    match started.recv() {
+        Ok(Ok(())) => Ok(handle),
+        Ok(Err(error)) => {
+            handle.join();
+            Err(error)
+        }
+        Err(_) => {
+            handle.join();
+            Err(Error::new(ErrorKind::Closed, "the engine's thread panicked while it was starting"))
+        }
+    }
+}
+
+impl Handle {
+    fn join(mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+const GROUP: u64 = 0;
+const EXITS: u64 = 1;
+const BELL: u64 = 2;
+const CHANGES: u64 = 3;
+
+struct Engine {
+    group: Arc<Group>,
+    poll: Poll,
+    bell: Arc<Mailbox>,
+    inbox: Receiver<Message>,
+    exits: Exits,
+    exit_backend: ExitBackend,
+    lifecycle: Lifecycle,
+    workers: Pool<Job>,
+    dispatch: Arc<Dispatch>,
+    log: Inlet,
+    holds: HashMap<HoldId, PermissionEvent>,
+    /// Held executions that a worker reads, oldest first, with when to give up.
+    reading: VecDeque<(Instant, HoldId)>,
+    runtimes: HashMap<InodeId, Marked>,
+    creations: HashMap<LifeId, Arc<Creation>>,
+    entries: HashMap<InodeId, Vec<LifeId>>,
+    entry_marks: HashMap<LifeId, (Mark, PathBuf)>,
+    /// What conmon was told of containers that are not created yet.
+    names: VecDeque<(std::ffi::OsString, String)>,
+    search: Search,
+    warnings: Vec<String>,
+    actions: Vec<Action>,
+    closing: bool,
+}
+
+struct Marked {
+    binary: Arc<Binary>,
+    /// Keeps the kernel's mark.
+    _mark: Mark,
+}
+
+impl Engine {
+    fn new(
+        settings: Settings,
+        dispatch: Arc<Dispatch>,
+        log: Inlet,
+        sender: Sender<Message>,
+        inbox: Receiver<Message>,
+        bell: Bell,
+    ) -> Result<Engine, Error> {
+        let group = Group::builder().nonblocking(true).build().map_err(of_fanotify)?;
+        let group = Arc::new(group);
+        let mut warnings = Vec::new();
+        let mut loader = Loader::new();
+        let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
+            .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
+        drop(loader);
+        warnings.extend(said);
+        let poll = Poll::new().map_err(|e| Error::os("cannot create an epoll instance", e))?;
+        let watch = |fd: BorrowedFd<'_>, token| {
+            poll.add(fd, token).map_err(|e| Error::os("cannot wait for the engine's descriptors", e))
+        };
+        watch(group.as_fd(), GROUP)?;
+        watch(exits.fd(), EXITS)?;
+        watch(bell.as_fd(), BELL)?;
+        let user_ns = proc::namespace(1, "user")
+            .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
+            .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
+        let mailbox = Arc::new(Mailbox { sender, bell });
+        let worker = Worker { group: Arc::downgrade(&group), user_ns };
+        let post = Arc::clone(&mailbox);
+        let workers = Pool::new("ch-worker", WORKERS, move |job| {
+            if let Some(outcome) = worker.run(job) {
+                post.post(Message::Worked(outcome));
+            }
+        })
+        .map_err(|e| Error::os("cannot start a worker's thread", e))?;
+        let search = Search {
+            host_root: settings.host_root.clone(),
+            only: settings.only_runtime.clone(),
+            extra: settings.runtimes.clone(),
+            configs: settings.discover,
+            engines: settings.discover,
+        };
+        let exit_backend = exits.backend().into();
+        let rules = Rules {
+            told: settings.told,
+            deadlines: settings.deadlines,
+            deadline: settings.deadline,
+            on_timeout: settings.on_timeout,
+        };
+        let mut engine = Engine {
+            group,
+            poll,
+            bell: mailbox,
+            inbox,
+            exits,
+            exit_backend,
+            lifecycle: Lifecycle::new(rules),
+            workers,
+            dispatch,
+            log,
+            holds: HashMap::new(),
+            reading: VecDeque::new(),
+            runtimes: HashMap::new(),
+            creations: HashMap::new(),
+            entries: HashMap::new(),
+            entry_marks: HashMap::new(),
+            names: VecDeque::new(),
+            search,
+            warnings: Vec::new(),
+            actions: Vec::new(),
+            closing: false,
+        };
+        for warning in warnings {
+            engine.warn(warning);
+        }
+        engine.mark_at_start(settings.discover)?;
+        if settings.existing {
+            engine.workers.submit(Job::Existing { search: engine.search.clone() });
+        }
+        Ok(engine)
+    }
+
+    /// Marks what is there, before anybody is told that the notifier listens: here, and here only, the engine waits.
+    fn mark_at_start(&mut self, discover: bool) -> Result<(), Error> {
+        let discovered = crate::runtime::discover(&self.search);
+        for warning in &discovered.warnings {
+            self.warn(warning.to_string());
+        }
+        let wanted = discovered
+            .binaries
+            .into_iter()
+            .filter(|b| {
+                discover || b.sources.iter().any(|s| matches!(s, Source::Option | Source::Environment))
+            })
+            .collect();
+        let marker = Worker { group: Arc::downgrade(&self.group), user_ns: 0 };
+        let mut refused = None;
+        for (binary, mark) in marker.mark_binaries(wanted) {
+            match mark {
+                Ok(mark) => self.marked(binary, mark),
+                Err(error) => {
+                    self.warn(format!("{} is not marked: {error}", binary.host_path.display()));
+                    refused = Some(error);
+                }
+            }
+        }
+        if !self.runtimes.is_empty() {
+            return Ok(());
+        }
+        match refused {
+            Some(error) => Err(of_fanotify(error)),
+            None => Err(Error::new(
+                ErrorKind::NoRuntime,
+                format!("no container runtime was found under {}", self.search.host_root.display()),
+            )
+            .remedy("install one, or name its path: --runtime PATH, Builder::runtime; in a container set HOST_ROOT")),
+        }
+    }
+
+    fn marked(&mut self, binary: Binary, mark: Mark) {
+        let inode = inode_of(&binary);
+        let line = format!("{} is marked ({})", binary.host_path.display(), sources(&binary));
+        if self.runtimes.insert(inode, Marked { binary: Arc::new(binary), _mark: mark }).is_none() {
+            self.log.log(Level::Info, line);
+        }
+    }
+
+    fn warn(&mut self, warning: String) {
+        self.log.log(Level::Warn, warning.clone());
+        self.warnings.push(warning);
+    }
+
+    fn run(&mut self) {
+        let mut events = Vec::new();
+        let mut ended = Vec::new();
+        while !self.closing {
+            let due = [
+                self.lifecycle.next_due(),
+                self.exits.next_deadline(),
+                self.reading.front().map(|(at, _)| *at),
+            ];
+            self.poll.wait(due.into_iter().flatten().min());
+            if let Err(error) = self.group.read(&mut events) {
+                self.log.log(Level::Warn, format!("reading events: {error}"));
+            }
+            let (at, time) = (Instant::now(), SystemTime::now());
+            self.exits.drain(&mut ended);
+            for Ended { process, status, at: when } in ended.drain(..) {
+                let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
+                let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
+                self.apply(Input::Ended { process, status, time });
+            }
+            self.bell.bell.silence();
+            while let Ok(message) = self.inbox.try_recv() {
+                self.message(message);
+            }
+            for event in events.drain(..) {
+                self.event(event, at, time);
+            }
+            let now = Instant::now();
+            self.give_up(now);
+            self.lifecycle.tick(now, &mut self.actions);
+            self.act();
+        }
+    }
+
+    fn apply(&mut self, input: Input) {
+        self.lifecycle.apply(input, Instant::now(), &mut self.actions);
+        self.act();
+    }
+
+    fn event(&mut self, event: Event, at: Instant, time: SystemTime) {
+        match event {
+            Event::Permission(event) => self.held(event, at, time),
+            Event::Overflow => {
+                self.apply(Input::Overflow { time });
+                self.workers.submit(Job::Existing { search: self.search.clone() });
+            }
+            Event::Passed(passed) => {
+                let line = format!("task {} was not held: no descriptor was left (ulimit -n)", passed.task());
+                self.log.log(Level::Warn, line);
+                // It goes on by itself, and is told of what can still be seen of it.
+                if let Some(marked) = passed.inode().and_then(|inode| self.runtimes.get(&inode)) {
+                    let (tid, binary) = (passed.task(), Arc::clone(&marked.binary));
+                    let life = self.lifecycle.new_id();
+                    self.workers.submit(Job::Passed { life, tid, binary, at, time });
+                }
+            }
+            Event::Refused(refused) => {
+                self.log.log(Level::Warn, format!("the kernel denied an execution: {}", refused.reason()));
+            }
+            _ => {}
+        }
+    }
+
+    fn held(&mut self, event: PermissionEvent, at: Instant, time: SystemTime) {
+        // Answered by being dropped, wherever this returns without keeping it.
+        let Ok(inode) = event.inode() else { return };
+        let tid = event.task();
+        if self.lifecycle.knows(tid).is_some_and(is_there) {
+            // A runtime that executes itself again, or what it was asked to run.
+            if !self.entries.contains_key(&inode) {
+                return;
+            }
+        }
+        let hold = self.lifecycle.new_id();
+        let job = if let Some(lives) = self.entries.get(&inode) {
+            let executable = lives
+                .iter()
+                .find_map(|life| self.entry_marks.get(life))
+                .map(|(_, path)| path.display().to_string());
+            Job::Entry { hold, tid, candidates: lives.clone(), executable, at, time }
+        } else if let Some(marked) = self.runtimes.get(&inode) {
+            Job::Command { hold, tid, binary: Arc::clone(&marked.binary), at, time }
+        } else {
+            return;
+        };
+        self.holds.insert(hold, event);
+        self.reading.push_back((at + PATIENCE, hold));
+        self.workers.submit(job);
+    }
+
+    /// Lets go what a worker could not read in time.
+    fn give_up(&mut self, now: Instant) {
+        while let Some(&(at, hold)) = self.reading.front() {
+            if at > now {
+                return;
+            }
+            self.reading.pop_front();
+            if self.holds.remove(&hold).is_some() {
+                self.log.log(Level::Warn, "an execution was let go: it could not be read in time");
+            }
+        }
+    }
+
+    fn read(&mut self, hold: HoldId) {
+        if let Some(at) = self.reading.iter().position(|(_, reading)| *reading == hold) {
+            self.reading.remove(at);
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Replied(token, decision) => {
+                self.dispatch.replied(token);
+                self.apply(Input::Replied { token, decision });
+            }
+            Message::Worked(outcome) => self.worked(outcome),
+            Message::Command(Command::Close) => self.closing = true,
+            Message::Command(Command::Status { reply }) => {
+                let _ = reply.send(self.status());
+            }
+            Message::Command(Command::WatchTermination { id, pid, reply }) => {
+                let _ = reply.send(self.watch_termination(id, pid));
+            }
+        }
+    }
+
+    fn worked(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Passed { hold, why } => {
+                self.read(hold);
+                self.holds.remove(&hold);
+                if let Some(why) = why {
+                    self.log.log(Level::Info, why);
+                }
+            }
+            Outcome::Monitor { hold, id, name } => {
+                self.read(hold);
+                self.names.retain(|(known, _)| *known != id);
+                if self.names.len() >= MOST_NAMES {
+                    self.names.pop_front();
+                }
+                self.names.push_back((id, name));
+                self.holds.remove(&hold);
+            }
+            Outcome::Command { mut command, creation } => {
+                let hold = command.hold;
+                self.read(hold);
+                if let Some(creation) = creation {
+                    if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
+                        && let Some((_, name)) = self.names.remove(at)
+                    {
+                        command.container.name.get_or_insert(name);
+                    }
+                    self.creations.insert(hold, creation);
+                }
+                command.held = self.holds.contains_key(&hold);
+                if !command.held {
+                    command.detail = Some("not held: it had gone on before it was read".into());
+                }
+                self.apply(Input::Command(command));
+                if !self.lifecycle.is_life(hold) {
+                    self.creations.remove(&hold);
+                }
+            }
+            Outcome::Entry(entry) => {
+                self.read(entry.hold);
+                if self.holds.contains_key(&entry.hold) {
+                    self.apply(Input::Entry(entry));
+                }
+            }
+            Outcome::Finished { life, outcome, entry } => {
+                self.entry_marked(life, entry);
+                self.apply(Input::Finished { life, outcome });
+            }
+            Outcome::Init { life, found, entry, time } => {
+                let marked = entry.is_some();
+                self.entry_marked(life, entry);
+                let init = match found {
+                    Err(why) => Init::Unknown(why),
+                    Ok(process) => match self.exits.watch(process.pid) {
+                        Ok(watched) if watched == process => Init::Watched(process),
+                        // Its pid is another's by now.
+                        Ok(other) => {
+                            self.exits.unwatch(other);
+                            Init::Ended(process, ExitStatus::UNKNOWN)
+                        }
+                        Err(WatchError::Gone) => Init::Ended(process, ExitStatus::UNKNOWN),
+                        Err(error) => {
+                            self.log.log(
+                                Level::Warn,
+                                format!("the end of process {} will not be seen: {error}", process.pid),
+                            );
+                            Init::Watched(process)
+                        }
+                    },
+                };
+                self.apply(Input::InitFound { life, init, marked, time });
+            }
+            Outcome::Discovered { discovered, marks } => {
+                for warning in &discovered.warnings {
+                    self.warn(warning.to_string());
+                }
+                for (binary, mark) in marks {
+                    match mark {
+                        Ok(mark) => self.marked(binary, mark),
+                        Err(error) => {
+                            self.warn(format!("{} is not marked: {error}", binary.host_path.display()));
+                        }
+                    }
+                }
+            }
+            Outcome::Ended { process, time } => {
+                self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
+            }
+            Outcome::Existing { found } => {
+                for (key, container, process) in found {
+                    self.apply(Input::Existing { key, container, process, time: SystemTime::now() });
+                }
+            }
+        }
+    }
+
+    /// Carries out what the lifecycle wants.
+    fn act(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Answer { hold, allow } => {
+                    // A hold that is gone was let go by `give_up`.
+                    if let Some(event) = self.holds.remove(&hold) {
+                        let answered = if allow { event.allow() } else { event.deny() };
+                        if let Err(error) = answered {
+                            self.log.log(Level::Debug, format!("answering: {error}"));
+                        }
+                    }
+                }
+                Action::Tell { token, event } => self.dispatch.tell(token, event),
+                Action::Overdue { token } => self.dispatch.overdue(token),
+                Action::Finish { life, change, mark } => match self.creations.get(&life) {
+                    Some(creation) if mark || change.is_some() => {
+                        let config = self.lifecycle.container(life).and_then(|c| c.config.clone());
+                        let creation = Arc::clone(creation);
+                        self.workers.submit(Job::Finish { life, creation, change, config, mark });
+                    }
+                    _ => {
+                        // Nothing is to be done for it: it comes back by the same way, so that it is applied after this.
+                        let outcome = Outcome::Finished { life, outcome: Default::default(), entry: None };
+                        self.bell.post(Message::Worked(outcome));
+                    }
+                },
+                Action::FindInit { life } => {
+                    if let Some(creation) = self.creations.get(&life) {
+                        let creation = Arc::clone(creation);
+                        let mark = self.lifecycle.wants_mark(life);
+                        self.workers.submit(Job::FindInit { life, creation, mark });
+                    }
+                }
+                Action::Watch(process) => self.watch(process),
+                Action::Unwatch(process) => self.exits.unwatch(process),
+                Action::Kill(process) => {
+                    if let Err(error) = self.exits.kill(process, libc::SIGKILL) {
+                        self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
+                    }
+                }
+                Action::Unmark { life, by } => self.unmark(life, by),
+                Action::Release { life } => {
+                    self.creations.remove(&life);
+                }
+                Action::Record(record) => self.log.record(*record),
+                Action::Log(level, line) => self.log.log(level, line),
+            }
+        }
+        // Nothing above makes new actions: what follows from one comes by the inbox.
+        self.actions = actions;
+    }
+
+    fn entry_marked(&mut self, life: LifeId, entry: Option<MarkedEntry>) {
+        if let Some(MarkedEntry { mark, path }) = entry {
+            self.entries.entry(mark.inode()).or_default().push(life);
+            self.entry_marks.insert(life, (mark, path));
+        }
+    }
+
+    fn watch(&mut self, process: Process) {
+        match self.exits.watch(process.pid) {
+            Ok(watched) if watched == process => {}
+            Ok(other) => {
+                self.exits.unwatch(other);
+                self.ended_already(process);
+            }
+            Err(WatchError::Gone) => self.ended_already(process),
+            Err(error) => {
+                let line = format!("the end of process {} will not be seen: {error}", process.pid);
+                self.log.log(Level::Warn, line);
+            }
+        }
+    }
+
+    fn ended_already(&mut self, process: Process) {
+        self.bell.post(Message::Worked(Outcome::Ended { process, time: SystemTime::now() }));
+    }
+
+    fn unmark(&mut self, life: LifeId, by: Option<HoldId>) {
+        let Some((mark, _)) = self.entry_marks.remove(&life) else { return };
+        let inode = mark.inode();
+        if let Some(lives) = self.entries.get_mut(&inode) {
+            lives.retain(|other| *other != life);
+            if lives.is_empty() {
+                self.entries.remove(&inode);
+            }
+        }
+        match by.and_then(|hold| self.holds.get(&hold)) {
+            Some(event) => {
+                if let Err(error) = mark.remove_by(event.file()) {
+                    self.log.log(Level::Debug, format!("removing a mark: {error}"));
+                }
+            }
+            None => self.workers.submit(Job::Unmark(mark)),
+        }
+    }
+
+    fn watch_termination(&mut self, id: String, pid: u32) -> Result<(), Error> {
+        let no_process =
+            || Error::new(ErrorKind::InvalidInput, format!("there is no process {pid} to watch"));
+        let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).ok_or_else(no_process)?;
+        let process = match self.exits.watch(pid) {
+            Ok(process) => process,
+            Err(WatchError::Gone) => return Err(no_process()),
+            Err(error) => return Err(Error::new(ErrorKind::Os, error.to_string())),
+        };
+        self.apply(Input::WatchTermination { id, process, ended: false, time: SystemTime::now() });
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let (containers, creating) = self.lifecycle.counts();
+        let mut runtimes: Vec<MarkedRuntime> = self
+            .runtimes
+            .values()
+            .map(|marked| MarkedRuntime {
+                name: marked.binary.name.clone(),
+                path: marked.binary.host_path.clone(),
+                found_by: sources(&marked.binary),
+            })
+            .collect();
+        runtimes.sort_by(|a, b| a.path.cmp(&b.path));
+        Status {
+            runtimes,
+            exit_backend: self.exit_backend,
+            containers,
+            creating,
+            held: self.holds.len(),
+            timed_out: self.lifecycle.timed_out,
+            warnings: self.warnings.clone(),
+        }
+    }
+}
+
+/// Has the pid not been used again? Without BPF an end may be told after its pid is free.
+fn is_there(process: Process) -> bool {
+    proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
+}
+
+fn sources(binary: &Binary) -> String {
+    let words: Vec<String> = binary
+        .sources
+        .iter()
+        .map(|source| match source {
+            Source::WellKnown => "a well-known place".to_owned(),
+            Source::Option => "named by the caller".to_owned(),
+            Source::Environment => "RUNTIME_PATH".to_owned(),
+            Source::Config(path) => format!("configured in {}", path.display()),
+            Source::Engine { pid, name } => format!("used by {name}, process {pid}"),
+        })
+        .collect();
+    words.join(", ")
+}
+
+fn of_fanotify(error: fanotify::Error) -> Error {
+    let kind = match error.raw_os_error() {
+        Some(libc::EPERM) => ErrorKind::Permission,
+        Some(libc::ENOSYS | libc::EINVAL) => ErrorKind::Unsupported,
+        _ => ErrorKind::Os,
+    };
+    // Its words name the operation, the path and the remedy.
+    Error::new(kind, error.to_string())
+}
+
+impl From<ExitBackend> for exit::Choice {
+    fn from(backend: ExitBackend) -> Self {
+        match backend {
+            ExitBackend::Auto => exit::Choice::Auto,
+            ExitBackend::Bpf => exit::Choice::Bpf,
+            ExitBackend::PidfdInfo => exit::Choice::PidfdInfo,
+            ExitBackend::Pidfd => exit::Choice::Pidfd,
+        }
+    }
+}
+
+impl From<exit::Backend> for ExitBackend {
+    fn from(backend: exit::Backend) -> Self {
+        match backend {
+            exit::Backend::Bpf => ExitBackend::Bpf,
+            exit::Backend::PidfdInfo => ExitBackend::PidfdInfo,
+            exit::Backend::Pidfd => ExitBackend::Pidfd,
+        }
+    }
+}
+
+impl From<std::process::ExitStatus> for ExitStatus {
+    fn from(status: std::process::ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None }
+    }
+}

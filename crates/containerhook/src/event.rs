@@ -1,0 +1,628 @@
+//! What is told: events, the containers they are about, answers and records.
+//!
+//! The JSON form of a [`Record`] (it implements [`serde::Serialize`]) is a contract: one object a line, the fields
+//! and words of `docs/events.md`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use crate::config::Config;
+use crate::metadata::{Engine, Kubernetes};
+
+/// What happened to a container.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A runtime is about to create the container: it has been executed and is held, and has not read the
+    /// container's `config.json` yet. The Go package calls it `EventTypePreCreateContainer`.
+    #[doc(alias = "EventTypePreCreateContainer")]
+    PreCreate,
+    /// The container exists: its init process has a pid, and runs nothing of the container yet.
+    #[doc(alias = "EventTypeAddContainer")]
+    Created,
+    /// The container's init is about to run its first instruction: it is held inside the execve of the entrypoint.
+    Started,
+    /// The container's init has ended.
+    #[doc(alias = "EventTypeRemoveContainer")]
+    Stopped,
+    /// The container is no more, or never came to be: its runtime deleted it, or failed to create it.
+    Deleted,
+    /// A process is about to be executed in a running container by its runtime (`runc exec`).
+    Exec,
+    /// A process that [`Exec`](EventKind::Exec) told of has ended.
+    ExecStopped,
+    /// The container's processes were frozen.
+    Paused,
+    /// The container's processes were thawed.
+    Resumed,
+    /// The container's resources were changed.
+    Updated,
+    /// The runtime was asked to send the container a signal.
+    Killed,
+    /// The container was written to a checkpoint.
+    Checkpointed,
+    /// The kernel's queue of events ran over: containers may have come unseen.
+    Overflow,
+    /// Something about a container is known to have been missed.
+    Lost,
+}
+
+impl EventKind {
+    /// Every kind, in the order of a container's life.
+    pub const ALL: [EventKind; 14] = [
+        EventKind::PreCreate,
+        EventKind::Created,
+        EventKind::Started,
+        EventKind::Stopped,
+        EventKind::Deleted,
+        EventKind::Exec,
+        EventKind::ExecStopped,
+        EventKind::Paused,
+        EventKind::Resumed,
+        EventKind::Updated,
+        EventKind::Killed,
+        EventKind::Checkpointed,
+        EventKind::Overflow,
+        EventKind::Lost,
+    ];
+
+    /// The word of the JSON contract, such as `pre-create`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::PreCreate => "pre-create",
+            EventKind::Created => "created",
+            EventKind::Started => "started",
+            EventKind::Stopped => "stopped",
+            EventKind::Deleted => "deleted",
+            EventKind::Exec => "exec",
+            EventKind::ExecStopped => "exec-stopped",
+            EventKind::Paused => "paused",
+            EventKind::Resumed => "resumed",
+            EventKind::Updated => "updated",
+            EventKind::Killed => "killed",
+            EventKind::Checkpointed => "checkpointed",
+            EventKind::Overflow => "overflow",
+            EventKind::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for EventKind {
+    type Err = UnknownEventKind;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        EventKind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == s)
+            .ok_or_else(|| UnknownEventKind(s.chars().take(64).collect()))
+    }
+}
+
+impl Serialize for EventKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The word given is no [`EventKind`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownEventKind(String);
+
+impl fmt::Display for UnknownEventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is no kind of event; the kinds are", self.0)?;
+        for (i, kind) in EventKind::ALL.iter().enumerate() {
+            write!(f, "{}{kind}", if i == 0 { " " } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UnknownEventKind {}
+
+/// The runtime that a container was created with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Runtime {
+    /// Its name, which is its file's name: `runc`, `crun`.
+    pub name: String,
+    /// The path of its binary, as the listener found it.
+    pub path: PathBuf,
+}
+
+impl Runtime {
+    /// A runtime by name and path.
+    #[must_use]
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Runtime { name: name.into(), path: path.into() }
+    }
+}
+
+/// How a process ended. What is not known is `None`, never 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExitStatus {
+    /// The code it exited with, 0 to 255; `None` where it died of a signal, or where the code is not known.
+    pub code: Option<i32>,
+    /// The signal that ended it; `None` where it exited, or where it is not known.
+    pub signal: Option<i32>,
+    /// Whether the kernel's out-of-memory killer ended it; `None` where it is not known.
+    pub oom_killed: Option<bool>,
+}
+
+impl ExitStatus {
+    /// An ending of which nothing is known but that it happened.
+    pub const UNKNOWN: ExitStatus = ExitStatus { code: None, signal: None, oom_killed: None };
+
+    /// The process exited with this code.
+    #[must_use]
+    pub fn exited(code: i32) -> Self {
+        ExitStatus { code: Some(code), ..Self::UNKNOWN }
+    }
+
+    /// The process was ended by this signal.
+    #[must_use]
+    pub fn signaled(signal: i32) -> Self {
+        ExitStatus { signal: Some(signal), ..Self::UNKNOWN }
+    }
+
+    /// Did it exit with code 0? `None` where that is not known.
+    #[must_use]
+    pub fn success(&self) -> Option<bool> {
+        match (self.code, self.signal) {
+            (Some(code), _) => Some(code == 0),
+            (None, Some(_)) => Some(false),
+            (None, None) => None,
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit {code}")?,
+            (None, Some(signal)) => write!(f, "signal {signal}")?,
+            (None, None) => f.write_str("ended, how is not known")?,
+        }
+        if self.oom_killed == Some(true) {
+            f.write_str(", out of memory")?;
+        }
+        Ok(())
+    }
+}
+
+/// A process that a runtime executes in a running container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ExecProcess {
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The user as it was asked for (`uid[:gid]` or a name); `None` where the container's own is used.
+    pub user: Option<String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Its working directory; `None` where the container's own is used.
+    pub cwd: Option<String>,
+}
+
+/// What is known of a container at the time of an event. It does not change afterwards.
+#[derive(Clone, Debug, Default)]
+pub struct Container {
+    pub(crate) id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) bundle: Option<PathBuf>,
+    pub(crate) runtime: Option<Runtime>,
+    pub(crate) state_root: Option<PathBuf>,
+    pub(crate) engine: Option<Engine>,
+    pub(crate) rootless: bool,
+    pub(crate) owner_uid: u32,
+    pub(crate) config: Option<Config>,
+    pub(crate) config_error: Option<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) kubernetes: Option<Kubernetes>,
+}
+
+impl Container {
+    /// The id the engine gave it. It is the engine's word: it may hold anything that a command line may.
+    #[doc(alias = "ContainerID")]
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its name, where one is known without asking an engine: conmon, Docker and Kubernetes leave it where it can be read.
+    #[doc(alias = "ContainerName")]
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The pid of its init, as the listener's pid namespace numbers it; `None` before it exists.
+    #[doc(alias = "ContainerPID")]
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Its OCI configuration (`config.json`); `None` where it could not be read, see [`config_error`](Self::config_error).
+    #[doc(alias = "ContainerConfig")]
+    #[must_use]
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// Why there is no [`config`](Self::config).
+    #[must_use]
+    pub fn config_error(&self) -> Option<&str> {
+        self.config_error.as_deref()
+    }
+
+    /// The bundle's folder, as the listener sees it.
+    #[doc(alias = "Bundle")]
+    #[must_use]
+    pub fn bundle(&self) -> Option<&Path> {
+        self.bundle.as_deref()
+    }
+
+    /// The runtime that creates it.
+    #[must_use]
+    pub fn runtime(&self) -> Option<&Runtime> {
+        self.runtime.as_ref()
+    }
+
+    /// The folder in which the runtime keeps its state (`runc --root`), where the runtime was given one.
+    #[must_use]
+    pub fn state_root(&self) -> Option<&Path> {
+        self.state_root.as_deref()
+    }
+
+    /// The engine that asked the runtime for it, where it can be told.
+    #[must_use]
+    pub fn engine(&self) -> Option<Engine> {
+        self.engine
+    }
+
+    /// Whether the runtime was executed without the rights of the host's root. What a rootless caller said about its
+    /// container was read with that caller's rights, and is only its own word.
+    #[must_use]
+    pub fn rootless(&self) -> bool {
+        self.rootless
+    }
+
+    /// The effective uid that the runtime was executed with, as the listener's user namespace numbers it.
+    #[must_use]
+    pub fn owner_uid(&self) -> u32 {
+        self.owner_uid
+    }
+
+    /// The name of its image, where the engine wrote it into the configuration.
+    #[must_use]
+    pub fn image(&self) -> Option<&str> {
+        self.image.as_deref()
+    }
+
+    /// Its pod, where Kubernetes' words were found in the configuration.
+    #[must_use]
+    pub fn kubernetes(&self) -> Option<&Kubernetes> {
+        self.kubernetes.as_ref()
+    }
+}
+
+/// Something that happened to a container, as a [`Handler`](crate::Handler) gets it.
+///
+/// It dereferences to its [`Container`].
+#[derive(Clone, Debug)]
+pub struct ContainerEvent {
+    pub(crate) kind: EventKind,
+    pub(crate) time: SystemTime,
+    pub(crate) container: Arc<Container>,
+    pub(crate) held: bool,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) existing: bool,
+    pub(crate) caller: Option<u32>,
+    pub(crate) exit: Option<ExitStatus>,
+    pub(crate) exec: Option<Arc<ExecProcess>>,
+    pub(crate) detail: Option<String>,
+}
+
+impl ContainerEvent {
+    /// What happened.
+    #[doc(alias = "Type")]
+    #[must_use]
+    pub fn kind(&self) -> EventKind {
+        self.kind
+    }
+
+    /// When it happened: when the kernel reported it, before anything was read or held for it.
+    #[must_use]
+    pub fn time(&self) -> SystemTime {
+        self.time
+    }
+
+    /// The container it happened to.
+    #[must_use]
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// Is the container held while handlers run? Where it is not, an answer has no effect.
+    #[must_use]
+    pub fn held(&self) -> bool {
+        self.held
+    }
+
+    /// Until when a handler may answer; later than that the container goes on (or is refused, by choice) without it.
+    /// `None` where nothing is held.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Was the container there before the listener? Then this event is a reminder.
+    #[must_use]
+    pub fn existing(&self) -> bool {
+        self.existing
+    }
+
+    /// The pid of the runtime's process that the event was seen by, while it is held; `/proc/<pid>/root` is where its
+    /// paths are to be resolved.
+    #[must_use]
+    pub fn caller_pid(&self) -> Option<u32> {
+        self.caller
+    }
+
+    /// How the process ended: for [`Stopped`](EventKind::Stopped) and [`ExecStopped`](EventKind::ExecStopped).
+    #[must_use]
+    pub fn exit(&self) -> Option<&ExitStatus> {
+        self.exit.as_ref()
+    }
+
+    /// What is executed: for [`Exec`](EventKind::Exec).
+    #[must_use]
+    pub fn exec(&self) -> Option<&ExecProcess> {
+        self.exec.as_deref()
+    }
+
+    /// A word on the event where there is more to say, such as why a container could not be held.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+}
+
+impl std::ops::Deref for ContainerEvent {
+    type Target = Container;
+
+    fn deref(&self) -> &Container {
+        &self.container
+    }
+}
+
+/// What a held event was answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// What was decided, by the handler or in its place.
+    pub decision: Verdict,
+    /// Why, where there is a reason: the handler's, or what went wrong.
+    pub reason: Option<String>,
+    /// Whether the handler had not answered by the deadline (or panicked), so that the choice made beforehand counted.
+    pub timed_out: bool,
+    /// How long the container was held, from the kernel's report to the answer.
+    pub held_for: Duration,
+}
+
+/// The three ways a hold ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The container goes on.
+    Allow,
+    /// It is refused.
+    Deny,
+    /// It goes on with another configuration.
+    Change,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verdict::Allow => "allow",
+            Verdict::Deny => "deny",
+            Verdict::Change => "change",
+        })
+    }
+}
+
+/// An event that is complete: where it was held, it has been answered.
+///
+/// Records come one after the other, each with the number after the last one's: a gap would be a loss.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Record {
+    /// The record's number, from 1.
+    pub seq: u64,
+    /// What happened.
+    pub event: ContainerEvent,
+    /// How it was answered; `None` where nothing was held.
+    pub answer: Option<Answer>,
+}
+
+impl Record {
+    /// The record as one line of JSON, without the configuration and without a line's end.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        self.json(false)
+    }
+
+    /// The record as one line of JSON with the container's configuration in `config`.
+    #[must_use]
+    pub fn to_json_with_config(&self) -> String {
+        self.json(true)
+    }
+
+    fn json(&self, with_config: bool) -> String {
+        // Strings, numbers and maps with string keys only: it cannot fail.
+        serde_json::to_string(&Line { record: self, with_config }).unwrap_or_default()
+    }
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Line { record: self, with_config: false }.serialize(serializer)
+    }
+}
+
+struct Line<'a> {
+    record: &'a Record,
+    with_config: bool,
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Record { seq, event, answer } = self.record;
+        let container = &*event.container;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("event", &event.kind)?;
+        map.serialize_entry("seq", seq)?;
+        map.serialize_entry("time", &rfc3339(event.time))?;
+        map.serialize_entry("id", &container.id)?;
+        map.serialize_entry("name", &container.name)?;
+        map.serialize_entry("pid", &container.pid)?;
+        map.serialize_entry("bundle", &container.bundle.as_ref().map(|p| p.to_string_lossy()))?;
+        match &container.runtime {
+            Some(runtime) => {
+                map.serialize_entry(
+                    "runtime",
+                    &RuntimeLine { name: &runtime.name, path: &runtime.path.to_string_lossy() },
+                )?;
+            }
+            None => map.serialize_entry("runtime", &())?,
+        }
+        map.serialize_entry("engine", &container.engine)?;
+        map.serialize_entry("held", &event.held)?;
+        map.serialize_entry("existing", &event.existing)?;
+        map.serialize_entry(
+            "answer",
+            &answer.as_ref().map(|answer| AnswerLine {
+                decision: answer.decision,
+                reason: answer.reason.as_deref(),
+                timed_out: answer.timed_out,
+                held_us: u64::try_from(answer.held_for.as_micros()).unwrap_or(u64::MAX),
+            }),
+        )?;
+        map.serialize_entry("rootless", &container.rootless)?;
+        map.serialize_entry("owner_uid", &container.owner_uid)?;
+        if self.with_config {
+            map.serialize_entry("config", &container.config.as_ref().and_then(Config::value))?;
+        }
+        map.serialize_entry("image", &container.image)?;
+        map.serialize_entry("kubernetes", &container.kubernetes)?;
+        map.serialize_entry("exec", &event.exec.as_deref())?;
+        map.serialize_entry(
+            "exit",
+            &event.exit.map(|exit| ExitLine {
+                code: exit.code,
+                signal: exit.signal,
+                oom_killed: exit.oom_killed,
+            }),
+        )?;
+        if let Some(detail) = &event.detail {
+            map.serialize_entry("detail", detail)?;
+        }
+        if let Some(error) = &container.config_error {
+            map.serialize_entry("config_error", error)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct RuntimeLine<'a> {
+    name: &'a str,
+    path: &'a str,
+}
+
+#[derive(Serialize)]
+struct AnswerLine<'a> {
+    decision: Verdict,
+    reason: Option<&'a str>,
+    timed_out: bool,
+    held_us: u64,
+}
+
+#[derive(Serialize)]
+struct ExitLine {
+    code: Option<i32>,
+    signal: Option<i32>,
+    oom_killed: Option<bool>,
+}
+
+/// RFC 3339 in UTC with nanoseconds.
+fn rfc3339(time: SystemTime) -> String {
+    match jiff::Timestamp::try_from(time) {
+        Ok(timestamp) => format!("{timestamp:.9}"),
+        Err(_) => String::from("1970-01-01T00:00:00.000000000Z"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_reads_back_from_its_word() {
+        for kind in EventKind::ALL {
+            assert_eq!(kind.as_str().parse::<EventKind>(), Ok(kind));
+        }
+        let error = "creatd".parse::<EventKind>().unwrap_err().to_string();
+        assert!(error.contains("pre-create, created, started"), "{error}");
+    }
+
+    #[test]
+    fn a_record_is_the_json_of_the_contract() {
+        let container = Container {
+            id: "c1".into(),
+            pid: Some(42),
+            bundle: Some("/b".into()),
+            runtime: Some(Runtime::new("runc", "/usr/sbin/runc")),
+            ..Container::default()
+        };
+        let event = ContainerEvent {
+            kind: EventKind::Stopped,
+            time: SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 120),
+            container: Arc::new(container),
+            held: false,
+            deadline: None,
+            existing: false,
+            caller: None,
+            exit: Some(ExitStatus::exited(3)),
+            exec: None,
+            detail: None,
+        };
+        let record = Record { seq: 7, event, answer: None };
+        assert_eq!(
+            record.to_json(),
+            r#"{"event":"stopped","seq":7,"time":"2023-11-14T22:13:20.000000120Z","id":"c1","name":null,"pid":42,"#
+                .to_owned()
+                + r#""bundle":"/b","runtime":{"name":"runc","path":"/usr/sbin/runc"},"engine":null,"held":false,"#
+                + r#""existing":false,"answer":null,"rootless":false,"owner_uid":0,"image":null,"kubernetes":null,"#
+                + r#""exec":null,"exit":{"code":3,"signal":null,"oom_killed":null}}"#
+        );
+    }
+}

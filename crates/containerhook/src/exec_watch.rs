@@ -1,0 +1,289 @@
+//! The first program of containers, as the kernel sees it: for those that no mark held.
+//!
+//! A BPF program on the kernel's exec tracepoint speaks only where the task is the init of a pid namespace below the host's
+//! (or its child, where the init itself never executes anything, as bubblewrap's) and lives in another mount namespace than
+//! the host's. Every later exec of an init is told again: who listens knows which containers are known.
+//!
+//! It can also *stop* a container at that exec ([`ExecWatch::stop_under`]), for the entrypoints that cannot be marked. The
+//! init then gets a SIGSTOP, which takes effect before its first instruction, and runs on with a SIGCONT.
+//!
+//! # Known problems
+//!
+//! A stop outlives its listener: whoever supervises the listener must continue what was stopped. A container's processes are
+//! not stopped where their executable's name is one of a runtime's re-execution *and* they share their pid namespace with the
+//! runtime.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use aya::Pod;
+use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
+
+use crate::bpf::{Attached, Clock, Loader, Program, Refused};
+use crate::exit::Process;
+
+const ANCESTORS: usize = 6;
+
+/// `struct under`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Under {
+    start: u64,
+    origin: u32,
+    mount_namespace: u32,
+}
+
+// SAFETY: plain integers, without padding.
+unsafe impl Pod for Under {}
+
+/// An exec of a container's init.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    /// Who executes.
+    pub(crate) process: Process,
+    /// The init of its pid namespace: itself, or its parent. Where it was stopped in its runtime's pid namespace: itself.
+    pub(crate) init: Process,
+    /// When.
+    pub(crate) at: Instant,
+    /// Of the cgroup v2 hierarchy; 1 (the root) where that is not used.
+    pub(crate) cgroup_id: u64,
+    /// Its inode number.
+    pub(crate) mount_namespace: u32,
+    /// Its inode number.
+    pub(crate) pid_namespace: u32,
+    /// The runtime's process that [`ExecWatch::stop_under`] was told of, where this exec was stopped for it.
+    pub(crate) stopped_for: Option<Process>,
+    /// The new name of the task, at most 15 bytes.
+    pub(crate) comm: OsString,
+    /// The path as given to execve (a script's, not its interpreter's), at most 255 bytes.
+    pub(crate) filename: OsString,
+    /// Parent, its parent and so on, at most six, as they were.
+    pub(crate) ancestors: Vec<Ancestor>,
+}
+
+/// A process above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ancestor {
+    /// Which one.
+    pub(crate) process: Process,
+    /// Its name, at most 15 bytes.
+    pub(crate) comm: OsString,
+}
+
+/// What did not come through since this was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Missed {
+    /// Execs that were not told: look at what is running.
+    pub(crate) untold: u64,
+    /// Stops that did not happen.
+    pub(crate) unstopped: u64,
+}
+
+/// Why nothing can be stopped under a process.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StopError {
+    /// It has ended.
+    #[error("mount namespace of process {pid}: {source}")]
+    Process {
+        /// Which.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// BPF.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The table is full.
+    #[error("stop under a process: {0}")]
+    Map(#[from] aya::maps::MapError),
+}
+
+/// The attached program. Has one owner, on the engine's side.
+pub(crate) struct ExecWatch {
+    _attached: Attached,
+    ring: RingBuf<MapData>,
+    untold: Array<MapData, u64>,
+    missed: Missed,
+    unders: BpfMap<MapData, u32, Under>,
+    /// Refused where stops cannot be had.
+    fork: Result<Program, Refused>,
+    fork_attached: Option<Attached>,
+    /// The runtime's processes under which something is to be stopped, by tgid.
+    origins: HashMap<u32, Process>,
+    proc: PathBuf,
+    clock: Clock,
+}
+
+impl ExecWatch {
+    /// Attaches to the exec tracepoint.
+    pub(crate) fn open(bpf: &mut Loader) -> Result<ExecWatch, Refused> {
+        ExecWatch::open_for(bpf, Path::new("/proc"))
+    }
+
+    /// The same where pids are those of another `/proc`, the host's.
+    pub(crate) fn open_for(bpf: &mut Loader, proc: &Path) -> Result<ExecWatch, Refused> {
+        let program = bpf.program(c"sched_process_exec", "exec_btf", "exec_raw")?;
+        Ok(ExecWatch {
+            ring: bpf.ring("execs")?,
+            untold: bpf.array("untold")?,
+            missed: Missed::default(),
+            unders: bpf.hash("unders")?,
+            fork: bpf.program(c"sched_process_fork", "fork_btf", "fork_raw"),
+            fork_attached: None,
+            origins: HashMap::new(),
+            proc: proc.to_owned(),
+            clock: Clock::new(),
+            _attached: program.attach()?,
+        })
+    }
+
+    /// Readable when there is something to [`drain`](Self::drain).
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// Appends what was seen since the last call.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Seen>) {
+        while let Some(item) = self.ring.next() {
+            out.extend(parse(&item, &self.clock, &self.origins));
+        }
+    }
+
+    /// What was lost since the last call. Ask after each [`drain`](Self::drain).
+    pub(crate) fn missed(&mut self) -> Missed {
+        let now = Missed {
+            untold: self.untold.get(&0, 0).unwrap_or(self.missed.untold),
+            unstopped: self.untold.get(&1, 0).unwrap_or(self.missed.unstopped),
+        };
+        let before = std::mem::replace(&mut self.missed, now);
+        Missed {
+            untold: now.untold.wrapping_sub(before.untold),
+            unstopped: now.unstopped.wrapping_sub(before.unstopped),
+        }
+    }
+
+    /// The container that this runtime process makes is to be stopped at the exec of its entrypoint, once. Call it before the
+    /// process forks, best while its own exec is held. Follow with [`release`](Self::release).
+    pub(crate) fn stop_under(&mut self, runtime: Process) -> Result<(), StopError> {
+        let namespace = self.proc.join(runtime.pid.to_string()).join("ns/mnt");
+        let mount_namespace = fs::metadata(namespace)
+            .map_err(|source| StopError::Process { pid: runtime.pid, source })?
+            .ino() as u32;
+        if self.fork_attached.is_none() {
+            // Only now: it costs every fork of the host a look-up.
+            self.fork_attached = Some(self.fork.as_ref().map_err(Clone::clone)?.attach()?);
+        }
+        let origin = runtime.pid as u32;
+        self.origins.insert(origin, runtime);
+        let value = Under { start: runtime.start_time, origin, mount_namespace };
+        if let Err(error) = self.unders.insert(origin, value, 0) {
+            self.release(runtime);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Nothing more is stopped under this process. What is stopped already stays so.
+    pub(crate) fn release(&mut self, runtime: Process) {
+        let origin = runtime.pid as u32;
+        if self.origins.get(&origin) != Some(&runtime) {
+            return;
+        }
+        self.origins.remove(&origin);
+        let last = self.origins.is_empty();
+        if last {
+            self.fork_attached = None;
+        }
+        let stale: Vec<u32> = self
+            .unders
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, under)| last || under.origin == origin)
+            .map(|(tgid, _)| tgid)
+            .collect();
+        for tgid in stale {
+            let _ = self.unders.remove(&tgid);
+        }
+    }
+}
+
+/// `struct seen`; `None` for a record of another shape, which is none of ours.
+fn parse(record: &[u8], clock: &Clock, origins: &HashMap<u32, Process>) -> Option<Seen> {
+    let mut rest = record;
+    let at = rest.u64()?;
+    let start = rest.u64()?;
+    let init_start = rest.u64()?;
+    let cgroup_id = rest.u64()?;
+    let tgid = rest.u32()?;
+    let init = rest.u32()?;
+    let mount_namespace = rest.u32()?;
+    let pid_namespace = rest.u32()?;
+    let stopped_for = rest.u32()?;
+    rest.u32()?;
+    let comm = rest.text(16)?;
+    let mut ancestors = Vec::new();
+    for _ in 0..ANCESTORS {
+        let start_time = rest.u64()?;
+        let pid = rest.u32()? as i32;
+        let comm = rest.text(16)?;
+        rest.u32()?;
+        // Above pid 1 is the idle task, again and again.
+        if pid > 0 {
+            ancestors.push(Ancestor { process: Process { pid, start_time }, comm });
+        }
+    }
+    let filename = rest.text(256)?;
+    Some(Seen {
+        process: Process { pid: tgid as i32, start_time: start },
+        init: Process { pid: init as i32, start_time: init_start },
+        at: clock.instant(at),
+        cgroup_id,
+        mount_namespace,
+        pid_namespace,
+        // Released meanwhile: it is stopped nevertheless, and somebody has to let it go on.
+        stopped_for: (stopped_for != 0).then(|| {
+            origins.get(&stopped_for).copied().unwrap_or(Process { pid: stopped_for as i32, start_time: 0 })
+        }),
+        comm,
+        filename,
+        ancestors,
+    })
+}
+
+/// Takes fields off the front of a record.
+trait Fields {
+    fn u64(&mut self) -> Option<u64>;
+    fn u32(&mut self) -> Option<u32>;
+    fn text(&mut self, size: usize) -> Option<OsString>;
+}
+
+impl Fields for &[u8] {
+    fn u64(&mut self) -> Option<u64> {
+        let (head, tail) = self.split_first_chunk()?;
+        *self = tail;
+        Some(u64::from_ne_bytes(*head))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let (head, tail) = self.split_first_chunk()?;
+        *self = tail;
+        Some(u32::from_ne_bytes(*head))
+    }
+
+    fn text(&mut self, size: usize) -> Option<OsString> {
+        let (head, tail) = self.split_at_checked(size)?;
+        *self = tail;
+        let len = head.iter().position(|&b| b == 0).unwrap_or(size);
+        Some(OsStr::from_bytes(&head[..len]).to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,455 @@
+//! How watched processes end.
+//!
+//! A process is named by pid and start time, never by the pid alone. Each watched process is reported exactly once, as soon
+//! as its last thread leaves, with the status that its parent will get where that can be known:
+//!
+//! 1. [`Backend::Bpf`]: a program on the kernel's exit tracepoint, filtered in the kernel to what is watched. No
+//!    descriptor for a process, status always known.
+//! 2. [`Backend::PidfdInfo`] (Linux 6.15): a pidfd for each. The status is read from the zombie, or asked of the pidfd once
+//!    the parent has reaped it.
+//! 3. [`Backend::Pidfd`] (Linux 5.3): a pidfd for each. The status is read from the zombie; a parent that reaps sooner
+//!    leaves it unknown.
+//!
+//! A program cannot see a process that is past its tracepoint, and a table can be full: such a process gets a pidfd, and
+//! whichever comes first counts. `/proc/PID/stat` is read once when a watch begins and at most twice when it ends, never polled.
+
+mod record;
+mod stat;
+mod sys;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use self::record::{Record, Records};
+use self::stat::Proc;
+use self::sys::{Bell, Epoll, Interest, Ready};
+use crate::bpf::{Loader, Refused};
+
+/// How long an end waits for its status where the parent has not reaped yet and the kernel shows it only then.
+const REAP_GRACE: Duration = Duration::from_millis(100);
+
+/// Tokens above any pid.
+const BELL: u64 = u64::MAX;
+const RING: u64 = u64::MAX - 1;
+
+/// Which process: the pid can be used again, the two together are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Process {
+    /// In the pid namespace of the `/proc` that the watcher reads.
+    pub(crate) pid: i32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks after boot.
+    pub(crate) start_time: u64,
+}
+
+/// The end of a watched process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Which one.
+    pub(crate) process: Process,
+    /// As `wait(2)` tells it; `None` where it could not be known.
+    pub(crate) status: Option<ExitStatus>,
+    /// When; without BPF, when it was noticed.
+    pub(crate) at: Instant,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Choice {
+    /// The best that works.
+    #[default]
+    Auto,
+    /// [`Backend::Bpf`] or nothing.
+    Bpf,
+    /// [`Backend::PidfdInfo`] or nothing.
+    PidfdInfo,
+    /// [`Backend::Pidfd`].
+    Pidfd,
+}
+
+/// What is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// Recorded by a BPF program.
+    Bpf,
+    /// A pidfd that tells the status of the reaped.
+    PidfdInfo,
+    /// A pidfd.
+    Pidfd,
+}
+
+/// Why there are no [`Exits`].
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// BPF was asked for.
+    #[error("exits by BPF: {0}")]
+    Bpf(#[from] Refused),
+    /// PIDFD_GET_INFO was asked for.
+    #[error("exits by PIDFD_GET_INFO: this kernel does not tell exit codes so (Linux 6.15 does)")]
+    PidfdInfo,
+    /// Not even pidfds.
+    #[error("exits by pidfd: {0}")]
+    Pidfd(#[source] io::Error),
+}
+
+/// Why a process is not watched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WatchError {
+    /// There is no such process, not even a zombie.
+    #[error("no such process")]
+    Gone,
+    /// The kernel refused, most often a descriptor too many.
+    #[error("watch a process: {0}")]
+    Refused(#[source] io::Error),
+}
+
+/// All watched processes. Has one owner, on the engine's side.
+pub(crate) struct Exits {
+    epoll: Epoll,
+    bell: Bell,
+    proc: Proc,
+    records: Option<Records>,
+    /// Whether to wait for the parent to reap.
+    status_by_pidfd: bool,
+    /// By pid: the process that has it now is watched, any other has ended.
+    watched: HashMap<i32, Watched>,
+    /// Dead, and their status is waited for until then.
+    unreaped: BTreeSet<(Instant, i32)>,
+    ended: Vec<Ended>,
+    ready: Vec<Ready>,
+}
+
+struct Watched {
+    start_time: u64,
+    /// `None` where a BPF record is sure to come.
+    pidfd: Option<OwnedFd>,
+    /// It is dead, and until then its status is waited for.
+    deadline: Option<Instant>,
+}
+
+impl Exits {
+    /// The backend that was asked for, or with [`Choice::Auto`] the best that works and a warning for each that does not.
+    pub(crate) fn open(choice: Choice, bpf: &mut Loader) -> Result<(Exits, Vec<String>), OpenError> {
+        Exits::open_for(choice, bpf, Path::new("/proc"))
+    }
+
+    /// The same where pids are those of another `/proc`, such as the host's. Only BPF can watch those.
+    pub(crate) fn open_for(
+        choice: Choice,
+        bpf: &mut Loader,
+        proc: &Path,
+    ) -> Result<(Exits, Vec<String>), OpenError> {
+        let mut warnings = Vec::new();
+        let mut exits = Exits {
+            epoll: Epoll::new().map_err(OpenError::Pidfd)?,
+            bell: Bell::new().map_err(OpenError::Pidfd)?,
+            proc: Proc::new(proc),
+            records: None,
+            status_by_pidfd: false,
+            watched: HashMap::new(),
+            unreaped: BTreeSet::new(),
+            ended: Vec::new(),
+            ready: Vec::new(),
+        };
+        exits.epoll.add(exits.bell.as_fd(), BELL).map_err(OpenError::Pidfd)?;
+
+        if matches!(choice, Choice::Auto | Choice::Bpf) {
+            match Records::open(bpf) {
+                Ok(records) => {
+                    exits.epoll.add(records.fd(), RING).map_err(OpenError::Pidfd)?;
+                    exits.records = Some(records);
+                    return Ok((exits, warnings));
+                }
+                Err(refused) if choice == Choice::Bpf => return Err(refused.into()),
+                Err(refused) => {
+                    warnings
+                        .push(format!("exits are not recorded by BPF, pidfds are used instead: {refused}"));
+                }
+            }
+        }
+        if choice != Choice::Pidfd {
+            exits.status_by_pidfd = sys::pidfd_tells_exit_status().map_err(OpenError::Pidfd)?;
+            if !exits.status_by_pidfd {
+                if choice == Choice::PidfdInfo {
+                    return Err(OpenError::PidfdInfo);
+                }
+                warnings.push(
+                    "this kernel does not tell exit codes by pidfd (Linux 6.15 does): those of processes \
+                     that their parent reaps at once stay unknown"
+                        .to_owned(),
+                );
+            }
+        }
+        // One for all: whether this kernel, and what confines us, has pidfds.
+        sys::pidfd_open(std::process::id() as i32).map_err(OpenError::Pidfd)?;
+        Ok((exits, warnings))
+    }
+
+    /// What is used.
+    pub(crate) fn backend(&self) -> Backend {
+        match (&self.records, self.status_by_pidfd) {
+            (Some(_), _) => Backend::Bpf,
+            (None, true) => Backend::PidfdInfo,
+            (None, false) => Backend::Pidfd,
+        }
+    }
+
+    /// Readable as long as [`drain`](Self::drain) has something to tell.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// When to call [`drain`](Self::drain) even if [`fd`](Self::fd) is not readable.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.unreaped.first().map(|(at, _)| *at)
+    }
+
+    /// How many are watched.
+    pub(crate) fn len(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// Watches the process that has this pid now. A second time is the same watch. One that is dead but not reaped is
+    /// reported with the next [`drain`](Self::drain).
+    pub(crate) fn watch(&mut self, pid: i32) -> Result<Process, WatchError> {
+        let stat = self.proc.stat(pid).ok_or(WatchError::Gone)?;
+        let process = Process { pid, start_time: stat.start_time };
+        if let Some(earlier) = self.watched.get(&pid) {
+            if earlier.start_time == process.start_time {
+                return Ok(process);
+            }
+            self.give_up_on(Process { pid, start_time: earlier.start_time });
+        }
+        if self.ended.iter().any(|ended| ended.process == process) {
+            return Ok(process);
+        }
+        if stat.is_dead() {
+            self.tell(process, self.proc.exit_status(&stat));
+            return Ok(process);
+        }
+
+        let recorded = self.records.as_mut().is_some_and(|records| records.insert(process).is_ok());
+        self.watched.insert(pid, Watched { start_time: process.start_time, pidfd: None, deadline: None });
+        // The table is written before this look, and a process is marked as exiting before it reaches the tracepoint: one
+        // that is not marked now will find itself in the table.
+        match self.proc.stat(pid) {
+            Some(now) if now.start_time == process.start_time && recorded && !now.is_exiting() => Ok(process),
+            Some(now) if now.start_time == process.start_time => {
+                self.watch_by_pidfd(process).inspect_err(|_| self.forget(process))
+            }
+            _ => {
+                self.give_up_on(process);
+                Ok(process)
+            }
+        }
+    }
+
+    /// Watches by a pidfd, besides or in place of the table.
+    fn watch_by_pidfd(&mut self, process: Process) -> Result<Process, WatchError> {
+        let opened = sys::pidfd_open(process.pid).and_then(|pidfd| {
+            self.epoll.add(pidfd.as_fd(), process.pid as u64)?;
+            Ok(pidfd)
+        });
+        match opened {
+            // The pid may have been used again since we looked.
+            Ok(pidfd)
+                if self.proc.stat(process.pid).is_some_and(|now| now.start_time == process.start_time) =>
+            {
+                if let Some(watched) = self.watched.get_mut(&process.pid) {
+                    watched.pidfd = Some(pidfd);
+                }
+                Ok(process)
+            }
+            Ok(_) => {
+                self.give_up_on(process);
+                Ok(process)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                self.give_up_on(process);
+                Ok(process)
+            }
+            Err(error) => Err(WatchError::Refused(error)),
+        }
+    }
+
+    /// Ends a watch without a report.
+    pub(crate) fn unwatch(&mut self, process: Process) {
+        self.forget(process);
+        self.ended.retain(|ended| ended.process != process);
+    }
+
+    /// Whether this very process lives.
+    pub(crate) fn is_alive(&self, process: Process) -> bool {
+        self.proc.stat(process.pid).is_some_and(|now| now.start_time == process.start_time && !now.is_dead())
+    }
+
+    /// Sends a signal to this very process; ESRCH where it is gone, whoever has its pid now.
+    pub(crate) fn kill(&self, process: Process, signal: i32) -> io::Result<()> {
+        let pidfd = sys::pidfd_open(process.pid)?;
+        // In this order: the pidfd holds on to a process, and this says whether it is the one.
+        match self.proc.stat(process.pid) {
+            Some(now) if now.start_time == process.start_time => {
+                sys::pidfd_send_signal(pidfd.as_fd(), signal)
+            }
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    }
+
+    /// Appends what has ended since the last call. Takes a bounded number at a time; [`fd`](Self::fd) stays readable while
+    /// there are more.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Ended>) {
+        // The pidfds are asked before the ring is read: a process passes the tracepoint before its pidfd is told, so what
+        // the ring has to say of it is there by then.
+        let mut ready = std::mem::take(&mut self.ready);
+        self.epoll.ready(&mut ready);
+        self.read_records();
+        for Ready { token, hung_up } in ready.drain(..) {
+            if let Ok(pid) = i32::try_from(token) {
+                self.pidfd_is_ready(pid, hung_up);
+            }
+        }
+        self.ready = ready;
+        self.pass_deadlines();
+        self.bell.silence();
+        out.append(&mut self.ended);
+    }
+
+    fn read_records(&mut self) {
+        let Some(mut records) = self.records.take() else { return };
+        while let Some(record) = records.next() {
+            self.recorded(&mut records, &record);
+        }
+        let overflowed = records.has_overflowed();
+        let mut in_doubt = Vec::new();
+        if overflowed {
+            let all: Vec<Process> =
+                self.watched.iter().map(|(&pid, w)| Process { pid, start_time: w.start_time }).collect();
+            for process in all {
+                match records.left_behind(process) {
+                    Some(record) => self.recorded(&mut records, &record),
+                    None => in_doubt.push(process),
+                }
+            }
+        }
+        self.records = Some(records);
+        for process in in_doubt {
+            // Its record may be on its way still, or it may be alive, as most are.
+            self.look_again(process);
+        }
+    }
+
+    fn recorded(&mut self, records: &mut Records, record: &Record) {
+        // Two threads that leave at the same time both record the end, and a watch may have ended meanwhile.
+        if self.take(record.process) {
+            records.remove(record.process.pid);
+            let status = Some(ExitStatus::from_raw(record.status));
+            self.ended.push(Ended { process: record.process, status, at: records.instant(record) });
+        }
+    }
+
+    /// After records were lost: one that is about to end, or has, gets a pidfd.
+    fn look_again(&mut self, process: Process) {
+        if self.watched.get(&process.pid).is_none_or(|watched| watched.pidfd.is_some()) {
+            return;
+        }
+        match self.proc.stat(process.pid) {
+            Some(now) if now.start_time == process.start_time && !now.is_exiting() => {}
+            Some(now) if now.start_time == process.start_time => {
+                if self.watch_by_pidfd(process).is_err() {
+                    self.end(process, self.proc.exit_status(&now));
+                }
+            }
+            _ => self.end(process, None),
+        }
+    }
+
+    fn pidfd_is_ready(&mut self, pid: i32, hung_up: bool) {
+        let Some(watched) = self.watched.get(&pid) else { return };
+        let Some(pidfd) = &watched.pidfd else { return };
+        let process = Process { pid, start_time: watched.start_time };
+        let status = self
+            .proc
+            .stat(pid)
+            .filter(|now| now.start_time == process.start_time)
+            .and_then(|now| self.proc.exit_status(&now))
+            .or_else(|| sys::pidfd_exit_status(pidfd.as_fd()));
+        if status.is_none() && self.status_by_pidfd && !hung_up && watched.deadline.is_none() {
+            // Not reaped yet, and we may not read the zombie's code: the hang-up says when to ask again.
+            if self.epoll.change(pidfd.as_fd(), pid as u64, Interest::HungUp).is_ok() {
+                let deadline = Instant::now() + REAP_GRACE;
+                self.unreaped.insert((deadline, pid));
+                if let Some(watched) = self.watched.get_mut(&pid) {
+                    watched.deadline = Some(deadline);
+                }
+                return;
+            }
+        }
+        self.end(process, status);
+    }
+
+    fn pass_deadlines(&mut self) {
+        while let Some(&(deadline, pid)) = self.unreaped.first() {
+            if deadline > Instant::now() {
+                return;
+            }
+            self.unreaped.pop_first();
+            if let Some(watched) = self.watched.get(&pid) {
+                let status = watched.pidfd.as_ref().and_then(|pidfd| sys::pidfd_exit_status(pidfd.as_fd()));
+                self.end(Process { pid, start_time: watched.start_time }, status);
+            }
+        }
+    }
+
+    /// The process is gone without its pidfd having told us: only a record that has not been read may know how.
+    fn give_up_on(&mut self, process: Process) {
+        self.read_records();
+        self.end(process, None);
+        self.bell.ring();
+    }
+
+    fn end(&mut self, process: Process, status: Option<i32>) {
+        if self.take(process) {
+            if let Some(records) = &mut self.records {
+                records.remove(process.pid);
+            }
+            self.tell(process, status);
+        }
+    }
+
+    fn tell(&mut self, process: Process, status: Option<i32>) {
+        self.ended.push(Ended { process, status: status.map(ExitStatus::from_raw), at: Instant::now() });
+        self.bell.ring();
+    }
+
+    fn forget(&mut self, process: Process) {
+        if self.take(process)
+            && let Some(records) = &mut self.records
+        {
+            records.remove(process.pid);
+        }
+    }
+
+    /// Takes a process off the list; false where it is not on it.
+    fn take(&mut self, process: Process) -> bool {
+        match self.watched.get(&process.pid) {
+            Some(watched) if watched.start_time == process.start_time => {
+                if let Some(deadline) = watched.deadline {
+                    self.unreaped.remove(&(deadline, process.pid));
+                }
+                if let Some(pidfd) = self.watched.remove(&process.pid).and_then(|watched| watched.pidfd) {
+                    // Closing it would not do where a forked process holds a copy of it.
+                    self.epoll.remove(pidfd.as_fd());
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

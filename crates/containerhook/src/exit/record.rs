@@ -1,0 +1,109 @@
+//! Exits as the kernel's exit tracepoint records them. The other half is `bpf/exit.h`.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
+
+use super::Process;
+use crate::bpf::{Attached, Clock, Loader, Refused};
+
+/// `struct watched`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    start: u64,
+    at: u64,
+    status: i32,
+    dead: u32,
+}
+
+// SAFETY: plain integers, without padding.
+unsafe impl Pod for Watched {}
+
+/// One exit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record {
+    pub(super) process: Process,
+    pub(super) status: i32,
+    /// Nanoseconds of the kernel's monotonic clock.
+    at: u64,
+}
+
+/// The attached program, its table of watched processes, and the ring it writes to.
+pub(super) struct Records {
+    _attached: Attached,
+    watched: HashMap<MapData, u32, Watched>,
+    ring: RingBuf<MapData>,
+    unsent: Array<MapData, u64>,
+    unsent_seen: u64,
+    clock: Clock,
+}
+
+impl Records {
+    pub(super) fn open(bpf: &mut Loader) -> Result<Records, Refused> {
+        let program = bpf.program(c"sched_process_exit", "exit_btf", "exit_raw")?;
+        Ok(Records {
+            _attached: program.attach()?,
+            watched: bpf.hash("watched")?,
+            ring: bpf.ring("exits")?,
+            unsent: bpf.array("unsent")?,
+            unsent_seen: 0,
+            clock: Clock::new(),
+        })
+    }
+
+    /// Readable when there is a record.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// From now on the end of this process is recorded, unless it is past the tracepoint. Refused when the table is full.
+    pub(super) fn insert(&mut self, process: Process) -> Result<(), MapError> {
+        let value = Watched { start: process.start_time, at: 0, status: 0, dead: 0 };
+        self.watched.insert(process.pid as u32, value, 0)
+    }
+
+    pub(super) fn remove(&mut self, pid: i32) {
+        // It is not there where the table was full.
+        let _ = self.watched.remove(&(pid as u32));
+    }
+
+    /// The next record, if there is one.
+    pub(super) fn next(&mut self) -> Option<Record> {
+        let item = self.ring.next()?;
+        // `struct ended`; a record of another length is none of ours.
+        let word =
+            |at: usize| item.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
+        let half =
+            |at: usize| item.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);
+        Some(Record {
+            process: Process { pid: half(16), start_time: word(0) },
+            status: half(20),
+            at: word(8),
+        })
+    }
+
+    /// Whether records did not fit into the ring since this was last asked.
+    pub(super) fn has_overflowed(&mut self) -> bool {
+        // Where even this cannot be read, look.
+        let count = self.unsent.get(&0, 0).unwrap_or(self.unsent_seen.wrapping_add(1));
+        std::mem::replace(&mut self.unsent_seen, count) != count
+    }
+
+    /// The record of a process that ended while the ring was full.
+    pub(super) fn left_behind(&self, process: Process) -> Option<Record> {
+        let value = self.watched.get(&(process.pid as u32), 0).ok()?;
+        (value.dead != 0 && value.start == process.start_time).then_some(Record {
+            process,
+            status: value.status,
+            at: value.at,
+        })
+    }
+
+    /// When it was, on this process's clock.
+    pub(super) fn instant(&self, record: &Record) -> Instant {
+        self.clock.instant(record.at)
+    }
+}

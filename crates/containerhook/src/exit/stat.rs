@@ -1,0 +1,147 @@
+//! One look at `/proc/PID/stat`: who a process is, and whether it still lives. Never polled.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// `PF_EXITING` (include/linux/sched.h): set at the start of `do_exit`, before the exit tracepoint.
+const PF_EXITING: u64 = 0x4;
+
+/// `CAP_SYS_PTRACE`: without it the kernel shows others' exit codes as 0.
+const CAP_SYS_PTRACE: u32 = 19;
+
+/// What one line of `/proc/PID/stat` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// Clock ticks after boot. With the pid this is who the process is.
+    pub(super) start_time: u64,
+    state: u8,
+    flags: u64,
+    threads: i64,
+    exit_code: i32,
+}
+
+impl Stat {
+    /// Reads the line; its second field is the command in parentheses, which may hold spaces and parentheses itself.
+    fn parse(line: &[u8]) -> Option<Stat> {
+        let line = std::str::from_utf8(line.get(line.iter().rposition(|&b| b == b')')? + 1..)?).ok()?;
+        let mut fields = line.split_ascii_whitespace();
+        // proc(5) counts from 1; the field after the command is the third. `nth` consumes.
+        let state = *fields.next()?.as_bytes().first()?;
+        let flags = fields.nth(9 - 4)?.parse().ok()?;
+        let threads = fields.nth(20 - 10)?.parse().ok()?;
+        let start_time = fields.nth(22 - 21)?.parse().ok()?;
+        let exit_code = fields.nth(52 - 23)?.parse().ok()?;
+        Some(Stat { start_time, state, flags, threads, exit_code })
+    }
+
+    /// The whole process has ended. A leader that left before its other threads is a zombie too, but not yet the end.
+    pub(super) fn is_dead(&self) -> bool {
+        self.leader_is_dead() && self.threads <= 1
+    }
+
+    /// The exit tracepoint may have been passed already.
+    pub(super) fn is_exiting(&self) -> bool {
+        self.flags & PF_EXITING != 0 || self.leader_is_dead()
+    }
+
+    fn leader_is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// A mounted `/proc` whose pids are the ones that are watched.
+#[derive(Debug)]
+pub(super) struct Proc {
+    root: PathBuf,
+    shows_exit_codes: bool,
+}
+
+impl Proc {
+    pub(super) fn new(root: &Path) -> Proc {
+        Proc { root: root.to_owned(), shows_exit_codes: may_ptrace() }
+    }
+
+    /// What is known of the process that has this pid now; `None` where there is none.
+    pub(super) fn stat(&self, pid: i32) -> Option<Stat> {
+        if pid <= 0 {
+            return None;
+        }
+        let mut file = File::open(self.root.join(pid.to_string()).join("stat")).ok()?;
+        // 52 numbers and a command of at most 64 bytes.
+        let mut line = [0; 2048];
+        let mut len = 0;
+        loop {
+            match file.read(&mut line[len..]) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        Stat::parse(&line[..len])
+    }
+
+    /// The wait status of a process that is dead and not yet reaped, where the kernel shows it to us.
+    pub(super) fn exit_status(&self, stat: &Stat) -> Option<i32> {
+        // Not permitted is shown as 0, which is not to be taken for a success.
+        (stat.is_dead() && (self.shows_exit_codes || stat.exit_code != 0)).then_some(stat.exit_code)
+    }
+
+    #[cfg(test)]
+    pub(super) fn hide_exit_codes(&mut self) {
+        self.shows_exit_codes = false;
+    }
+}
+
+/// Whether this thread has CAP_SYS_PTRACE.
+fn may_ptrace() -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|caps| caps & (1 << CAP_SYS_PTRACE) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "1234 (a) R (b) S 1 1234 1234 0 -1 4194560 79 0 0 0 0 0 0 0 20 0 1 0 5550 2465792 201 \
+        18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 256\n";
+
+    #[test]
+    fn a_command_with_parentheses_does_not_shift_the_fields() {
+        let stat = Stat::parse(LINE.as_bytes()).unwrap();
+        assert_eq!((stat.start_time, stat.state, stat.threads, stat.exit_code), (5550, b'S', 1, 256));
+        assert!(!stat.is_dead() && !stat.is_exiting());
+    }
+
+    #[test]
+    fn a_leader_that_left_its_threads_is_not_the_end() {
+        let line = LINE.replace(") S ", ") Z ").replace(" 20 0 1 0 ", " 20 0 2 0 ");
+        let stat = Stat::parse(line.as_bytes()).unwrap();
+        assert!(!stat.is_dead() && stat.is_exiting());
+        let stat = Stat::parse(LINE.replace(") S ", ") Z ").as_bytes()).unwrap();
+        assert!(stat.is_dead());
+    }
+
+    #[test]
+    fn a_torn_or_foreign_line_is_nothing() {
+        for len in 0..LINE.len() - 5 {
+            assert_eq!(Stat::parse(&LINE.as_bytes()[..len]), None, "{len}");
+        }
+        assert_eq!(Stat::parse(b"no such thing"), None);
+        assert_eq!(Stat::parse(&[0xff; 64]), None);
+    }
+
+    #[test]
+    fn we_find_ourselves_and_nobody_at_zero() {
+        let proc = Proc::new(Path::new("/proc"));
+        assert!(proc.stat(std::process::id() as i32).is_some_and(|s| !s.is_exiting() && s.start_time > 0));
+        assert_eq!(proc.stat(0), None);
+        assert_eq!(proc.stat(-1), None);
+        assert_eq!(proc.stat(i32::MAX), None);
+    }
+}

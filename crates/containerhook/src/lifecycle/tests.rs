@@ -1,0 +1,1 @@
+//! Lives played through without a kernel.

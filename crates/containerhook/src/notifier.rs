@@ -1,0 +1,361 @@
+//! The face of the library: a notifier, and how one is built.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::engine::{self, Command};
+use crate::error::{Error, ErrorKind};
+use crate::event::{ContainerEvent, EventKind, Record};
+use crate::events::Events;
+use crate::handler::{Handler, RecordFn};
+use crate::outlet::Outlet;
+
+/// The longest deadline that can be set: engines give up later than this (Podman at 240 s, the kubelet at 120 s to
+/// 240 s), and nothing may hold a container for ever.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
+
+/// The deadline of an event that none is set for.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What becomes of a held container whose handler has not answered by the deadline, or has panicked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum OnTimeout {
+    /// It goes on. The default: a slow handler costs time, never a container.
+    #[default]
+    Allow,
+    /// It is refused.
+    Deny,
+}
+
+/// How the ends of processes are learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ExitBackend {
+    /// The best that works.
+    #[default]
+    Auto,
+    /// A BPF program on the scheduler's exit tracepoint, which speaks for watched processes only: with exit codes, at once.
+    Bpf,
+    /// A pidfd for each process, and `PIDFD_GET_INFO` (Linux 6.15) for the exit code.
+    PidfdInfo,
+    /// A pidfd for each process, without exit codes.
+    Pidfd,
+}
+
+pub(crate) struct Settings {
+    pub(crate) host_root: PathBuf,
+    pub(crate) only_runtime: Option<PathBuf>,
+    pub(crate) runtimes: Vec<PathBuf>,
+    pub(crate) discover: bool,
+    pub(crate) told: Vec<EventKind>,
+    pub(crate) deadlines: HashMap<EventKind, Duration>,
+    pub(crate) deadline: Duration,
+    pub(crate) on_timeout: OnTimeout,
+    pub(crate) max_handlers: usize,
+    pub(crate) exit_backend: ExitBackend,
+    pub(crate) existing: bool,
+}
+
+/// Sets up a [`ContainerNotifier`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use containerhook::{ContainerEvent, ContainerNotifier, Decision, EventKind};
+///
+/// let notifier = ContainerNotifier::builder()
+///     .events([EventKind::PreCreate, EventKind::Stopped])
+///     .deadline(Duration::from_secs(2))
+///     .start(|event: &ContainerEvent| {
+///         if event.id().starts_with("bad-") { Decision::deny("a bad name") } else { Decision::allow() }
+///     })?;
+/// # notifier.close();
+/// # Ok::<(), containerhook::Error>(())
+/// ```
+#[must_use]
+pub struct Builder {
+    settings: Settings,
+    on_record: Option<RecordFn>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Builder {
+            settings: Settings {
+                host_root: path("HOST_ROOT").unwrap_or_else(|| PathBuf::from("/")),
+                only_runtime: path("RUNTIME_PATH"),
+                runtimes: Vec::new(),
+                discover: true,
+                told: EventKind::ALL.to_vec(),
+                deadlines: HashMap::new(),
+                deadline: DEFAULT_DEADLINE,
+                on_timeout: OnTimeout::Allow,
+                max_handlers: 64,
+                exit_backend: ExitBackend::Auto,
+                existing: false,
+            },
+            on_record: None,
+        }
+    }
+}
+
+impl Builder {
+    /// The folder where the host's file system is seen, for a listener in a container. The default is the environment's
+    /// `HOST_ROOT`, else `/`.
+    pub fn host_root(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.host_root = path.into();
+        self
+    }
+
+    /// One more runtime to mark, by its path on the host. It adds to those that are found.
+    #[doc(alias = "RUNTIME_PATH")]
+    pub fn runtime(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.runtimes.push(path.into());
+        self
+    }
+
+    /// Whether runtimes are looked for besides those given by [`runtime`](Self::runtime). The default is yes.
+    pub fn discover(mut self, yes: bool) -> Self {
+        self.settings.discover = yes;
+        self
+    }
+
+    /// The kinds of events that are told; the others are neither held nor told. The default is all.
+    pub fn events(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
+        self.settings.told = kinds.into_iter().collect();
+        self
+    }
+
+    /// How long a handler may take for each event, from when the kernel reported it. The default is 10 s, the most is
+    /// 120 s ([`MAX_DEADLINE`]).
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// The deadline of one kind of event.
+    pub fn deadline_for(mut self, kind: EventKind, deadline: Duration) -> Self {
+        self.settings.deadlines.insert(kind, deadline);
+        self
+    }
+
+    /// What becomes of a held container whose handler did not answer in time.
+    pub fn on_timeout(mut self, choice: OnTimeout) -> Self {
+        self.settings.on_timeout = choice;
+        self
+    }
+
+    /// How many handlers may run at once. The default is 64. What waits for a free one is under its deadline already.
+    pub fn max_handlers(mut self, count: usize) -> Self {
+        self.settings.max_handlers = count;
+        self
+    }
+
+    /// How the ends of processes are learned; for tests and for hosts with a reason.
+    pub fn exit_backend(mut self, backend: ExitBackend) -> Self {
+        self.settings.exit_backend = backend;
+        self
+    }
+
+    /// Whether containers that run already are told first, as [`Created`](EventKind::Created) with
+    /// [`existing`](ContainerEvent::existing), and watched for their end. The default is no.
+    pub fn existing(mut self, yes: bool) -> Self {
+        self.settings.existing = yes;
+        self
+    }
+
+    /// Gets each [`Record`]: an event that is complete, with its number and its answer. It is called on one thread,
+    /// one record after the other, and holds up nothing but the records after it.
+    pub fn on_record(mut self, f: impl Fn(&Record) + Send + 'static) -> Self {
+        self.on_record = Some(Box::new(f));
+        self
+    }
+
+    /// Starts to listen. When this returns every runtime found is marked: no container created from now on is missed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Permission`] without `CAP_SYS_ADMIN`, [`ErrorKind::Unsupported`] on a kernel without
+    /// `CONFIG_FANOTIFY_ACCESS_PERMISSIONS`, [`ErrorKind::NoRuntime`] where there is no runtime to mark,
+    /// [`ErrorKind::InvalidInput`] for a deadline above [`MAX_DEADLINE`] or of zero.
+    pub fn start(self, handler: impl Handler) -> Result<ContainerNotifier, Error> {
+        ContainerNotifier::start(self, Box::new(handler))
+    }
+
+    /// Starts to listen, and gives the events one by one instead of calling a handler: see [`Events`].
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_iter(self) -> Result<(ContainerNotifier, Events), Error> {
+        let (handler, events) = Events::pair();
+        Ok((self.start(handler)?, events))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let Settings { deadline, deadlines, max_handlers, .. } = &self.settings;
+        for deadline in deadlines.values().chain([deadline]) {
+            if deadline.is_zero() || *deadline > MAX_DEADLINE {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!(
+                        "a deadline of {deadline:?} cannot be set: it must be above zero and at most {MAX_DEADLINE:?}"
+                    ),
+                ));
+            }
+        }
+        if *max_handlers == 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, "at least one handler must be able to run"));
+        }
+        Ok(())
+    }
+}
+
+/// A binary whose executions are seen.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct MarkedRuntime {
+    /// Its name: `runc`, `crun`, `conmon`.
+    pub name: String,
+    /// Its path, as the listener opens it.
+    pub path: PathBuf,
+    /// Where the path was learned.
+    pub found_by: String,
+}
+
+/// What a notifier does at the moment.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// The binaries that are marked.
+    pub runtimes: Vec<MarkedRuntime>,
+    /// How the ends of processes are learned.
+    pub exit_backend: ExitBackend,
+    /// How many containers are known that have not ended.
+    pub containers: usize,
+    /// How many of them are still being created.
+    pub creating: usize,
+    /// How many executions are held at this moment.
+    pub held: usize,
+    /// How many held events were answered because their deadline passed.
+    pub timed_out: u64,
+    /// What went less well than it could, such as a capability that is missing.
+    pub warnings: Vec<String>,
+}
+
+/// Tells of containers, and holds them, until it is closed or dropped.
+///
+/// It can be shared between threads.
+#[doc(alias = "NewContainerNotifier")]
+pub struct ContainerNotifier {
+    engine: engine::Handle,
+    outlet: Option<Outlet>,
+}
+
+impl std::fmt::Debug for ContainerNotifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContainerNotifier").finish_non_exhaustive()
+    }
+}
+
+impl ContainerNotifier {
+    /// Starts to listen with the default settings; the handler is called for every event.
+    ///
+    /// ```no_run
+    /// use containerhook::{ContainerEvent, ContainerNotifier};
+    ///
+    /// let notifier = ContainerNotifier::new(|event: &ContainerEvent| {
+    ///     println!("{} {} pid {:?}", event.kind(), event.id(), event.pid());
+    /// })?;
+    /// # drop(notifier);
+    /// # Ok::<(), containerhook::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::start`].
+    pub fn new(handler: impl Handler) -> Result<Self, Error> {
+        Self::builder().start(handler)
+    }
+
+    /// Sets up a notifier otherwise than by default.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    fn start(builder: Builder, handler: Box<dyn Handler>) -> Result<Self, Error> {
+        builder.check()?;
+        let outlet = Outlet::start(builder.on_record)?;
+        match engine::start(builder.settings, handler, outlet.inlet()) {
+            Ok(engine) => Ok(ContainerNotifier { engine, outlet: Some(outlet) }),
+            Err(error) => {
+                outlet.finish();
+                Err(error)
+            }
+        }
+    }
+
+    /// Watches a container that was found by others for its end: its init's pid, and the id it is to be told by.
+    /// [`Stopped`](EventKind::Stopped) is told once; at once where the process has ended already.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where no such process exists, [`ErrorKind::Closed`] after the engine's end.
+    #[doc(alias = "AddWatchContainerTermination")]
+    pub fn watch_termination(&self, id: &str, pid: u32) -> Result<(), Error> {
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        self.engine.mailbox.send(Command::WatchTermination { id: id.to_owned(), pid, reply });
+        answer.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// What the notifier does at the moment.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`] after the engine's end.
+    pub fn status(&self) -> Result<Status, Error> {
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        self.engine.mailbox.send(Command::Status { reply });
+        answer.recv().map_err(|_| closed())
+    }
+
+    /// Stops listening. Whatever is held goes on; marks and programs are removed; records that are complete are
+    /// delivered before this returns. Handlers that still run are not waited for.
+    #[doc(alias = "Close")]
+    pub fn close(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        let Some(engine) = self.engine.thread.take() else { return };
+        self.engine.mailbox.send(Command::Close);
+        // A handler may own the last handle to its notifier: a thread cannot join itself, nor one that waits for it.
+        let _ = engine.join();
+        if let Some(outlet) = self.outlet.take() {
+            outlet.finish();
+        }
+    }
+}
+
+impl Drop for ContainerNotifier {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the notifier's engine has ended")
+}
+
+const _: fn() = || {
+    fn shareable<T: Send + Sync>() {}
+    shareable::<ContainerNotifier>();
+    shareable::<ContainerEvent>();
+    shareable::<Record>();
+};

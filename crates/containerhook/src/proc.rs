@@ -1,0 +1,152 @@
+//! The few facts of `/proc` that are read while an exec is held: read once, parsed by hand, no path of a container.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+
+/// Who a task is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TaskFacts {
+    pub(crate) tid: i32,
+    pub(crate) tgid: i32,
+    pub(crate) ppid: i32,
+    /// Of the process, in clock ticks since boot: with the pid its identity.
+    pub(crate) start_time: u64,
+    pub(crate) uid: u32,
+    pub(crate) euid: u32,
+    pub(crate) fsuid: u32,
+    pub(crate) fsgid: u32,
+    pub(crate) groups: Vec<u32>,
+    /// The process's pid in its own pid namespace.
+    pub(crate) own_pid: i32,
+    /// The inode numbers of its namespaces.
+    pub(crate) mnt_ns: u64,
+    pub(crate) user_ns: u64,
+    pub(crate) pid_ns: u64,
+}
+
+/// A process as its `stat` file has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: u8,
+    pub(crate) ppid: i32,
+    /// In clock ticks since boot.
+    pub(crate) start_time: u64,
+}
+
+pub(crate) fn task_facts(tid: i32) -> io::Result<TaskFacts> {
+    let status = read_small(&format!("/proc/{tid}/status"))?;
+    let mut facts = parse_status(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    facts.tid = tid;
+    facts.start_time = stat(facts.tgid)?.start_time;
+    facts.mnt_ns = namespace(tid, "mnt")?;
+    facts.user_ns = namespace(tid, "user")?;
+    facts.pid_ns = namespace(tid, "pid")?;
+    Ok(facts)
+}
+
+/// The inode number of one of a task's namespaces.
+pub(crate) fn namespace(tid: i32, name: &str) -> io::Result<u64> {
+    std::fs::metadata(format!("/proc/{tid}/ns/{name}")).map(|m| m.ino())
+}
+
+pub(crate) fn stat(pid: i32) -> io::Result<Stat> {
+    let text = read_small(&format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The short name of a process (`comm`).
+pub(crate) fn comm(pid: i32) -> io::Result<String> {
+    read_small(&format!("/proc/{pid}/comm")).map(|name| name.trim_end().to_owned())
+}
+
+/// The pids of a process's ancestors, nearest first.
+pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
+    let mut pids = Vec::new();
+    let mut at = pid;
+    // Deep enough for a runtime that a runtime's wrapper runs, and bounded.
+    while pids.len() < 16 {
+        match stat(at) {
+            Ok(Stat { ppid, .. }) if ppid > 0 => {
+                pids.push(ppid);
+                at = ppid;
+            }
+            _ => break,
+        }
+    }
+    pids
+}
+
+fn read_small(path: &str) -> io::Result<String> {
+    // Names in these files are bytes; the fields that are used are ASCII.
+    let mut bytes = Vec::with_capacity(2048);
+    File::open(path)?.take(64 << 10).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+}
+
+fn parse_status(text: &str) -> Option<TaskFacts> {
+    let mut facts = TaskFacts::default();
+    let mut seen = 0;
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let mut words = value.split_ascii_whitespace();
+        match key {
+            "Tgid" => (facts.tgid, seen) = (words.next()?.parse().ok()?, seen + 1),
+            "PPid" => (facts.ppid, seen) = (words.next()?.parse().ok()?, seen + 1),
+            "Uid" => {
+                facts.uid = words.next()?.parse().ok()?;
+                facts.euid = words.next()?.parse().ok()?;
+                facts.fsuid = words.nth(1)?.parse().ok()?;
+                seen += 1;
+            }
+            "Gid" => (facts.fsgid, seen) = (words.nth(3)?.parse().ok()?, seen + 1),
+            "Groups" => facts.groups = words.filter_map(|word| word.parse().ok()).collect(),
+            "NStgid" => (facts.own_pid, seen) = (words.next_back()?.parse().ok()?, seen + 1),
+            _ => {}
+        }
+    }
+    (seen == 5).then_some(facts)
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    // The name may hold anything, a parenthesis too: the last one ends it.
+    let mut words = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+    Some(Stat {
+        state: *words.next()?.as_bytes().first()?,
+        ppid: words.next()?.parse().ok()?,
+        start_time: words.nth(17)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_parsed_behind_a_name_with_parentheses() {
+        let text = "42 (a) (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2\n";
+        assert_eq!(parse_stat(text), Some(Stat { state: b'S', ppid: 7, start_time: 987_654 }));
+        assert_eq!(parse_stat("42 (a"), None);
+        assert_eq!(parse_stat("42 (a) S 7"), None);
+    }
+
+    #[test]
+    fn status_gives_identity_and_rights() {
+        let text = "Name:\trunc\nTgid:\t12\nPid:\t13\nPPid:\t9\nUid:\t1000\t0\t0\t5\nGid:\t1\t2\t3\t4\n\
+                    Groups:\t4 27 \nNStgid:\t12\t1\nNSpid:\t13\t2\n";
+        let facts = parse_status(text).unwrap();
+        assert_eq!((facts.tgid, facts.ppid, facts.own_pid), (12, 9, 1));
+        assert_eq!((facts.uid, facts.euid, facts.fsuid, facts.fsgid), (1000, 0, 5, 4));
+        assert_eq!(facts.groups, [4, 27]);
+        assert!(parse_status("Tgid:\t12\n").is_none());
+    }
+
+    #[test]
+    fn this_process_is_read() {
+        let pid = std::process::id().cast_signed();
+        let facts = task_facts(pid).unwrap();
+        assert_eq!((facts.tgid, facts.tid), (pid, pid));
+        assert_eq!(facts.ppid, ancestors(pid)[0]);
+        assert!(facts.start_time > 0);
+    }
+}

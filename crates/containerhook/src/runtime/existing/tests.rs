@@ -1,0 +1,294 @@
+//! Fixtures of state directories that tell of real processes, and real runtimes.
+
+use super::*;
+use crate::runtime::proc::Proc;
+use crate::runtime::tests::{host, skipped, write};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// A process that waits, and is gone when the test is.
+struct Waiting(Child);
+
+impl Waiting {
+    fn new() -> Self {
+        Self(Command::new("sleep").arg("300").stdin(Stdio::null()).spawn().expect("sleep"))
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn start_time(&self) -> u64 {
+        Proc::of(Path::new("/")).life(self.pid()).expect("it lives").start_time
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A made-up host with this machine's processes.
+fn host_with_proc() -> TempDir {
+    let host = host();
+    symlink("/proc", host.path().join("proc")).unwrap();
+    host
+}
+
+/// What is found of the processes that this test started: the machine may have containers of its own.
+fn look(host: &TempDir, of: &[&Waiting]) -> Vec<Existing> {
+    let search = Search { host_root: host.path().into(), ..Search::default() };
+    let mut all = existing(&search);
+    all.retain(|e| of.iter().any(|w| w.pid() == e.pid));
+    all
+}
+
+fn runc_state(id: &str, pid: u32, start: u64) -> String {
+    format!(
+        r#"{{"id":"{id}","init_process_pid":{pid},"init_process_start":{start},"created":"2026-11-23T21:34:42Z",
+           "config":{{"rootfs":"/bundles/{id}/rootfs","labels":["bundle=/bundles/{id}"]}}}}"#
+    )
+}
+
+#[test]
+fn every_state_directory_is_read() {
+    for (dir, owner) in [
+        ("/run/runc", 0),
+        ("/run/docker/runtime-runc/moby", 0),
+        ("/run/docker/runtime-nvidia/moby", 0),
+        ("/run/containerd/runc/k8s.io", 0),
+        ("/run/containerd/runc/default", 0),
+    ] {
+        let (host, process) = (host_with_proc(), Waiting::new());
+        fs::create_dir_all(host.path().join("bundles/c1/rootfs")).unwrap();
+        let state = runc_state("c1", process.pid(), process.start_time());
+        write(&host, &format!("{dir}/c1/state.json"), state);
+        let found = look(&host, &[&process]);
+        assert_eq!(
+            found,
+            [Existing {
+                id: "c1".into(),
+                pid: process.pid(),
+                start_time: process.start_time(),
+                bundle: Some(host.path().join("bundles/c1")),
+                rootfs: Some(host.path().join("bundles/c1/rootfs")),
+                runtime: "runc".into(),
+                state_root: Some(host.path().join(&dir[1..])),
+                owner_uid: owner,
+                name: None,
+                created: Some("2026-11-23T21:34:42Z".into()),
+            }]
+        );
+    }
+}
+
+#[test]
+fn crun_and_youki() {
+    let (host, crun, youki) = (host_with_proc(), Waiting::new(), Waiting::new());
+    let status = format!(
+        r#"{{"pid":{},"process-start-time":{},"rootfs":"rootfs","bundle":"/b","created":"c"}}"#,
+        crun.pid(),
+        crun.start_time()
+    );
+    write(&host, "/run/crun/by-crun/status", status);
+    let state = format!(r#"{{"ociVersion":"v1.0.2","id":"by-youki","pid":{},"bundle":"/b"}}"#, youki.pid());
+    write(&host, "/run/youki/by-youki/state.json", state);
+    let found = look(&host, &[&crun, &youki]);
+    let told: Vec<_> = found.iter().map(|e| (&*e.id, &*e.runtime, e.pid)).collect();
+    assert!(told.contains(&("by-crun", "crun", crun.pid())), "{told:?}");
+    assert!(told.contains(&("by-youki", "youki", youki.pid())), "{told:?}");
+    assert_eq!(told.len(), 2);
+}
+
+#[test]
+fn a_pid_that_was_used_again_is_not_believed() {
+    let (host, process) = (host_with_proc(), Waiting::new());
+    let start = process.start_time();
+    write(&host, "/run/runc/old/state.json", runc_state("old", process.pid(), start - 1));
+    // No start time, and written long before the process began.
+    let state = format!(r#"{{"ociVersion":"v1.0.2","id":"old","pid":{},"bundle":"/b"}}"#, process.pid());
+    let file = write(&host, "/run/youki/old/state.json", state);
+    let before = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    fs::File::options().write(true).open(file).unwrap().set_modified(before).unwrap();
+    assert_eq!(look(&host, &[&process]), []);
+}
+
+#[test]
+fn a_container_that_ended_is_none() {
+    let host = host_with_proc();
+    let mut process = Waiting::new();
+    write(&host, "/run/runc/c/state.json", runc_state("c", process.pid(), process.start_time()));
+    // Not reaped: a zombie has a pid and a start time still.
+    process.0.kill().unwrap();
+    let proc = Proc::of(Path::new("/"));
+    while proc.life(process.pid()).is_some() {
+        std::thread::yield_now();
+    }
+    assert_eq!(look(&host, &[&process]), []);
+}
+
+#[test]
+fn a_shim_bundle_and_the_state_of_its_runtime_are_one_container() {
+    let (host, process) = (host_with_proc(), Waiting::new());
+    let tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
+    write(&host, &format!("{tasks}/c1/init.pid"), process.pid().to_string());
+    write(&host, &format!("{tasks}/c1/config.json"), "{}");
+    write(&host, &format!("{tasks}/c1/runtime"), "/usr/local/bin/runc");
+    write(
+        &host,
+        &format!("{tasks}/c1/options.json"),
+        r#"{"binary_name":"/usr/local/bin/runc","root":"/run/own"}"#,
+    );
+    let alone = look(&host, &[&process]);
+    assert_eq!(alone.len(), 1);
+    assert_eq!((&*alone[0].id, &*alone[0].runtime), ("c1", "runc"));
+    assert_eq!(alone[0].bundle, Some(host.path().join(&tasks[1..]).join("c1")));
+    assert_eq!(alone[0].state_root, None);
+    let state = runc_state("c1", process.pid(), process.start_time());
+    write(&host, "/run/own/k8s.io/c1/state.json", state);
+    let both = look(&host, &[&process]);
+    assert_eq!(both.len(), 1);
+    assert_eq!(both[0].state_root, Some(host.path().join("run/own/k8s.io")));
+    assert!(both[0].created.is_some());
+}
+
+#[test]
+fn the_runtime_by_its_path_or_by_its_shim() {
+    assert_eq!(runtime_of(Some("/usr/bin/crun\n"), Some("/usr/bin/containerd-shim-runc-v2")), "crun");
+    assert_eq!(runtime_of(Some(""), Some("/usr/bin/containerd-shim-runc-v2")), "runc");
+    assert_eq!(runtime_of(None, Some("/usr/bin/containerd-shim-runsc-v1")), "runsc");
+    assert_eq!(runtime_of(None, Some("/usr/bin/containerd-shim-kata-qemu-v2")), "kata-qemu");
+    assert_eq!(runtime_of(None, None), "runc");
+}
+
+#[test]
+fn what_is_written_by_a_user_is_believed_of_their_processes_only() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("what_is_written_by_a_user_is_believed_of_their_processes_only", "not root");
+    }
+    let (host, process) = (host_with_proc(), Waiting::new());
+    let state = runc_state("forged", process.pid(), process.start_time());
+    let file = write(&host, "/run/user/12345/runc/forged/state.json", state);
+    chown(&file, Some(12345), None).unwrap();
+    assert_eq!(look(&host, &[&process]), []);
+    chown(&file, Some(0), None).unwrap();
+    chown(host.path().join("run/user/12345/runc"), Some(12345), None).unwrap();
+    assert_eq!(look(&host, &[&process]), []);
+    chown(host.path().join("run/user/12345/runc"), Some(0), None).unwrap();
+    assert_eq!(look(&host, &[&process]).len(), 1);
+}
+
+#[test]
+fn hostile_state_files_are_passed_by() {
+    let (host, process) = (host_with_proc(), Waiting::new());
+    let good = runc_state("good", process.pid(), process.start_time());
+    let real = write(&host, "/elsewhere/state.json", &good);
+    for id in ["link", "dir", "fifo", "huge", "broken"] {
+        fs::create_dir_all(host.path().join("run/runc").join(id)).unwrap();
+    }
+    let at = |name: &str| host.path().join("run/runc").join(name).join("state.json");
+    symlink(&real, at("link")).unwrap();
+    symlink(real.parent().unwrap(), host.path().join("run/runc/dirlink")).unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    let mode = Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, mode, 0).unwrap();
+    fs::write(at("huge"), format!("{}{good}", " ".repeat(2 << 20))).unwrap();
+    fs::write(at("broken"), &good[..good.len() - 1]).unwrap();
+    assert_eq!(look(&host, &[&process]), []);
+    write(&host, "/run/runc/good/state.json", good);
+    assert_eq!(look(&host, &[&process]).len(), 1);
+}
+
+/// A container of a real runtime, deleted when the test is over.
+struct Container {
+    runtime: &'static str,
+    root: PathBuf,
+    id: String,
+    pid: u32,
+}
+
+impl Container {
+    fn run(runtime: &'static str, root: PathBuf, bundle: &Path, id: &str) -> Self {
+        let pid_file = bundle.join(format!("{id}.pid"));
+        let mut command = Self::command(runtime, &root);
+        command.args(["run", "--detach", "--pid-file"]).arg(&pid_file).arg("--bundle").arg(bundle).arg(id);
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+        assert!(status.expect(runtime).success(), "{runtime} run {id}");
+        let pid = fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+        Self { runtime, root, id: id.into(), pid }
+    }
+
+    /// crun as root refuses a hybrid cgroup layout, unless it does not see it.
+    fn command(runtime: &str, root: &Path) -> Command {
+        let mut command = Command::new("unshare");
+        let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
+        command.args(["-m", "sh", "-c", script, "sh", runtime, "--root"]).arg(root);
+        command
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let mut command = Self::command(self.runtime, &self.root);
+        let _ = command.args(["delete", "--force", &self.id]).status();
+    }
+}
+
+#[test]
+fn containers_of_real_runtimes_until_they_end() {
+    const NAME: &str = "containers_of_real_runtimes_until_they_end";
+    if !rustix::process::geteuid().is_root() {
+        return skipped(NAME, "not root");
+    }
+    let there = |path: &&str| Path::new(path).exists();
+    let Some(busybox) = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(there) else {
+        return skipped(NAME, "no busybox");
+    };
+    let host = host_with_proc();
+    let bundle = host.path().join("bundle");
+    write(&host, "/bundle/rootfs/bin/busybox", fs::read(busybox).unwrap());
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(bundle.join("rootfs/bin/busybox"), mode).unwrap();
+    write(
+        &host,
+        "/bundle/config.json",
+        r#"{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["/bin/busybox","sleep","300"],"cwd":"/"},
+            "root":{"path":"rootfs","readonly":true},"mounts":[{"destination":"/proc","type":"proc","source":"proc"}],
+            "linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}"#,
+    );
+    let mut containers = Vec::new();
+    for runtime in ["runc", "crun"] {
+        let paths = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+        if !paths.iter().any(|p| Path::new(p).join(runtime).exists()) {
+            skipped(NAME, &format!("no {runtime}"));
+            continue;
+        }
+        for n in 0..2 {
+            let id = format!("h5-{runtime}-{n}-{}", std::process::id());
+            let root = host.path().join("run").join(runtime);
+            containers.push(Container::run(runtime, root, &bundle, &id));
+        }
+    }
+    let search = Search { host_root: host.path().into(), ..Search::default() };
+    let ours = || {
+        let mut all = existing(&search);
+        all.retain(|e| e.id.starts_with("h5-") && e.id.ends_with(&format!("-{}", std::process::id())));
+        let mut told: Vec<_> = all.into_iter().map(|e| (e.id, e.pid, e.runtime)).collect();
+        told.sort();
+        told
+    };
+    let mut started: Vec<_> =
+        containers.iter().map(|c| (c.id.clone(), c.pid, c.runtime.to_owned())).collect();
+    started.sort();
+    assert_eq!(ours(), started);
+    while let Some(container) = containers.pop() {
+        let id = container.id.clone();
+        drop(container);
+        assert!(ours().iter().all(|(other, ..)| *other != id));
+        assert_eq!(ours().len(), containers.len());
+    }
+}

@@ -1,0 +1,658 @@
+//! What the engine has done on workers: everything that may wait for a disk, for another process's memory, or for a
+//! path look-up. Each job's outcome goes back to the engine.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::{Instant, SystemTime};
+
+use fanotify::{Group, InodeId, Mark};
+
+use crate::bundle::{self, Caller, state_file};
+use crate::capture::{self, CaptureError, ExecRecord};
+use crate::cmdline::{self, Family, Invocation, StateName, Verb};
+use crate::config::Config;
+use crate::entrypoint;
+use crate::event::{Container, EventKind, ExecProcess, Runtime};
+use crate::exit::Process;
+use crate::lifecycle::{self, Finished, HoldId, Key, LifeId};
+use crate::metadata;
+use crate::proc::{self, TaskFacts};
+use crate::runtime::{self, Binary, Discovered, Role, Search};
+
+/// Words of a command line that are told are cut here.
+const MOST_ID: usize = 1024;
+
+pub(crate) enum Job {
+    /// A marked runtime is held at its exec.
+    Command { hold: HoldId, tid: i32, binary: Arc<Binary>, at: Instant, time: SystemTime },
+    /// A marked runtime was executed that could not be held.
+    Passed { life: LifeId, tid: i32, binary: Arc<Binary>, at: Instant, time: SystemTime },
+    /// A file that is a container's entrypoint is held at its exec.
+    Entry {
+        hold: HoldId,
+        tid: i32,
+        candidates: Vec<LifeId>,
+        executable: Option<String>,
+        at: Instant,
+        time: SystemTime,
+    },
+    /// `PreCreate` is answered: see to the configuration and the entrypoint's mark.
+    Finish {
+        life: LifeId,
+        creation: Arc<Creation>,
+        change: Option<Config>,
+        config: Option<Config>,
+        mark: bool,
+    },
+    /// The create process has ended: where is init?
+    FindInit { life: LifeId, creation: Arc<Creation>, mark: Option<Config> },
+    /// Look for runtimes, and mark what is new.
+    Discover { search: Search, known: Vec<InodeId> },
+    /// Look at one place again, where a file has come or gone.
+    Rediscover { place: runtime::Place },
+    /// Look for containers that run already.
+    Existing { search: Search },
+    /// Remove a mark whose file must be looked up.
+    Unmark(Mark),
+}
+
+pub(crate) enum Outcome {
+    /// It is nothing to hold or tell.
+    Passed {
+        hold: HoldId,
+        why: Option<String>,
+    },
+    /// conmon is about to run a runtime for this container.
+    Monitor {
+        hold: HoldId,
+        id: std::ffi::OsString,
+        name: String,
+    },
+    Command {
+        command: Box<lifecycle::Command>,
+        creation: Option<Arc<Creation>>,
+    },
+    Entry(Box<lifecycle::Entry>),
+    Finished {
+        life: LifeId,
+        outcome: Finished,
+        entry: Option<MarkedEntry>,
+    },
+    Init {
+        life: LifeId,
+        found: Result<Process, String>,
+        entry: Option<MarkedEntry>,
+        time: SystemTime,
+    },
+    Discovered {
+        discovered: Discovered,
+        marks: Vec<(Binary, Result<Mark, fanotify::Error>)>,
+    },
+    Existing {
+        found: Vec<(Key, Container, Process)>,
+    },
+    /// A process that was to be watched had ended already.
+    Ended {
+        process: Process,
+        time: SystemTime,
+    },
+}
+
+/// The entrypoint of a container, marked.
+pub(crate) struct MarkedEntry {
+    pub(crate) mark: Mark,
+    /// Its path in the container.
+    pub(crate) path: PathBuf,
+}
+
+/// What is kept of a creation until init's pid is known: the caller's view of the file system.
+///
+/// No descriptor lies inside the container's root.
+pub(crate) struct Creation {
+    task: TaskFacts,
+    root: OwnedFd,
+    cwd: OwnedFd,
+    trusted: bool,
+    bundle: Option<OwnedFd>,
+    invocation: Invocation,
+}
+
+impl Creation {
+    fn caller(&self) -> Caller<'_> {
+        Caller {
+            root: self.root.as_fd(),
+            cwd: self.cwd.as_fd(),
+            fsuid: self.task.fsuid,
+            fsgid: self.task.fsgid,
+            groups: &self.task.groups,
+            trusted: self.trusted,
+        }
+    }
+}
+
+/// What every worker needs.
+pub(crate) struct Worker {
+    pub(crate) group: Weak<Group>,
+    /// The user namespace whose root is the host's.
+    pub(crate) user_ns: u64,
+}
+
+impl Worker {
+    pub(crate) fn run(&self, job: Job) -> Option<Outcome> {
+        match job {
+            Job::Command { hold, tid, binary, at, time } => {
+                Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
+            }
+            Job::Passed { life, tid, binary, at, time } => {
+                let record = capture::passed(tid, Some(inode_of(&binary)));
+                Some(self.command(life, tid, record, &binary, at, time))
+            }
+            Job::Entry { hold, tid, candidates, executable, at, time } => {
+                Some(entry(hold, tid, candidates, executable, at, time))
+            }
+            Job::Finish { life, creation, change, config, mark } => {
+                Some(self.finish(life, &creation, change, config, mark))
+            }
+            Job::FindInit { life, creation, mark } => {
+                let found = find_init(&creation);
+                // What could not be resolved before the root was put together can be now, in the root itself.
+                let entry = match (&found, mark) {
+                    (Ok(init), Some(config)) => self.mark_entry_of(*init, &creation, &config).ok(),
+                    _ => None,
+                };
+                Some(Outcome::Init { life, found, entry, time: SystemTime::now() })
+            }
+            Job::Discover { search, known } => {
+                let discovered = runtime::discover(&search);
+                let new: Vec<Binary> =
+                    discovered.binaries.iter().filter(|b| !known.contains(&inode_of(b))).cloned().collect();
+                let marks = self.mark_binaries(new);
+                Some(Outcome::Discovered { discovered, marks })
+            }
+            Job::Rediscover { place } => {
+                let marks = self.mark_binaries(place.find());
+                Some(Outcome::Discovered { discovered: Discovered::default(), marks })
+            }
+            Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
+            Job::Unmark(mark) => {
+                // A mark whose file has gone went with it.
+                let _ = mark.remove();
+                None
+            }
+        }
+    }
+
+    pub(crate) fn mark_binaries(
+        &self,
+        binaries: Vec<Binary>,
+    ) -> Vec<(Binary, Result<Mark, fanotify::Error>)> {
+        let Some(group) = self.group.upgrade() else { return Vec::new() };
+        binaries
+            .into_iter()
+            .filter_map(|binary| {
+                // Gone since it was found: its successor is found in its turn.
+                let file = binary.open().ok()?;
+                let mark = group.mark_fd(&file).map(|mark| mark.with_path(&binary.host_path));
+                Some((binary, mark))
+            })
+            .collect()
+    }
+
+    fn command(
+        &self,
+        hold: HoldId,
+        tid: i32,
+        record: Result<ExecRecord, CaptureError>,
+        binary: &Binary,
+        at: Instant,
+        time: SystemTime,
+    ) -> Outcome {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                let why = format!(
+                    "an execution of {} by task {tid} could not be read: {error}",
+                    binary.path.display()
+                );
+                return Outcome::Passed { hold, why: Some(why) };
+            }
+        };
+        let family = match binary.role {
+            Role::Monitor => Family::Conmon,
+            Role::Runtime => Family::guess(OsStr::new(&binary.name)),
+        };
+        let invocation = cmdline::parse(family, &record.argv);
+        if invocation.verb == Verb::Monitor {
+            return monitor(hold, invocation);
+        }
+        let Some(id) = invocation.id.clone().filter(|_| invocation.verb.names_container()) else {
+            return Outcome::Passed { hold, why: None };
+        };
+        if let Some(why) = unfit(&id) {
+            let why = format!("{} was executed for {id:?}: {why}", binary.path.display());
+            return Outcome::Passed { hold, why: Some(why) };
+        }
+        let caller = Caller {
+            root: record.root.as_fd(),
+            cwd: record.cwd.as_fd(),
+            fsuid: record.task.fsuid,
+            fsgid: record.task.fsgid,
+            groups: &record.task.groups,
+            trusted: self.trusts(&record.task),
+        };
+        let Some(verb) = verb_of(&invocation, &caller) else { return Outcome::Passed { hold, why: None } };
+        self.known_command(hold, &id, verb, invocation, record, binary, at, time)
+    }
+
+    /// Only the host's root is believed without more.
+    fn trusts(&self, task: &TaskFacts) -> bool {
+        task.euid == 0 && task.user_ns == self.user_ns
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the facts of one execution")]
+    fn known_command(
+        &self,
+        hold: HoldId,
+        id: &OsStr,
+        verb: lifecycle::Verb,
+        invocation: Invocation,
+        record: ExecRecord,
+        binary: &Binary,
+        at: Instant,
+        time: SystemTime,
+    ) -> Outcome {
+        let ExecRecord { task, root, cwd, .. } = record;
+        let trusted = self.trusts(&task);
+        let state_root = invocation
+            .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
+            .unwrap_or_else(|| PathBuf::from(&binary.name));
+        let key = Key::new(state_root.clone(), id.to_owned(), task.euid);
+        let mut container = Container {
+            id: id.to_string_lossy().into_owned(),
+            runtime: Some(Runtime::new(&binary.name, &binary.host_path)),
+            state_root: Some(state_root),
+            rootless: !trusted,
+            owner_uid: task.euid,
+            ..Container::default()
+        };
+        let (process, parent) = (Process { pid: task.tgid, start_time: task.start_time }, task.ppid);
+        let creates =
+            matches!(verb, lifecycle::Verb::Create | lifecycle::Verb::Run { .. } | lifecycle::Verb::Restore);
+        let mut creation = None;
+        if creates {
+            let mut made = Creation { task, root, cwd, trusted, bundle: None, invocation };
+            let opened = bundle::open_with_config(
+                &made.caller(),
+                made.invocation.bundle.as_deref(),
+                made.invocation.config_file.as_deref(),
+            );
+            container.bundle = opened.host_path.or_else(|| made.invocation.bundle.clone());
+            match opened.config {
+                Ok(config) => container.config = Some(config),
+                Err(error) => container.config_error = Some(error.to_string()),
+            }
+            made.bundle = opened.dir;
+            describe(&mut container, parent);
+            creation = Some(Arc::new(made));
+        }
+        let command = lifecycle::Command {
+            hold,
+            at,
+            time,
+            process,
+            parent,
+            verb,
+            key,
+            container,
+            detail: None,
+            held: true,
+        };
+        Outcome::Command { command: Box::new(command), creation }
+    }
+
+    fn finish(
+        &self,
+        life: LifeId,
+        creation: &Creation,
+        change: Option<Config>,
+        config: Option<Config>,
+        mark: bool,
+    ) -> Outcome {
+        let mut outcome = Finished::default();
+        let mut config = config;
+        if let Some(change) = change {
+            let written = match &creation.bundle {
+                Some(dir) => crate::change::write(&creation.caller(), dir.as_fd(), change.raw()),
+                None => {
+                    Err(io::Error::new(io::ErrorKind::NotFound, "the bundle's folder could not be opened"))
+                }
+            };
+            match written {
+                Ok(()) => {
+                    outcome.config = Some(change.clone());
+                    config = Some(change);
+                }
+                Err(error) => outcome.change_failed = Some(error.to_string()),
+            }
+        }
+        let mut entry = None;
+        if mark {
+            match self.mark_entry(creation, config.as_ref()) {
+                Ok(marked) => {
+                    outcome.marked = true;
+                    entry = Some(marked);
+                }
+                Err(why) => outcome.unmarked = Some(why),
+            }
+        }
+        Outcome::Finished { life, outcome, entry }
+    }
+
+    fn mark_entry(&self, creation: &Creation, config: Option<&Config>) -> Result<MarkedEntry, String> {
+        let config = config.ok_or("its configuration could not be read")?;
+        let bundle = creation.bundle.as_ref().ok_or("its bundle could not be opened")?;
+        let entry = entrypoint::resolve(&creation.caller(), bundle.as_fd(), config.outline())
+            .map_err(|why| format!("its entrypoint could not be resolved: {why}"))?;
+        self.mark_file(entry)
+    }
+
+    fn mark_entry_of(
+        &self,
+        init: Process,
+        creation: &Creation,
+        config: &Config,
+    ) -> Result<MarkedEntry, String> {
+        let _rights = creation.caller().rights().map_err(|e| e.to_string())?;
+        let root = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(format!("/proc/{}/root", init.pid))
+            .map_err(|e| e.to_string())?;
+        let entry =
+            entrypoint::resolve_in_root(root.as_fd(), config.outline()).map_err(|why| why.to_string())?;
+        self.mark_file(entry)
+    }
+
+    fn mark_file(&self, entry: entrypoint::Entrypoint) -> Result<MarkedEntry, String> {
+        let group = self.group.upgrade().ok_or("the listener is closing")?;
+        let mark =
+            group.mark_fd(&entry.file).map_err(|e| format!("its entrypoint could not be marked: {e}"))?;
+        Ok(MarkedEntry { mark, path: entry.path })
+    }
+}
+
+pub(crate) fn inode_of(binary: &Binary) -> InodeId {
+    InodeId { dev: binary.inode.dev, ino: binary.inode.ino }
+}
+
+fn monitor(hold: HoldId, invocation: Invocation) -> Outcome {
+    let name = invocation.conmon.as_ref().filter(|facts| !facts.exec).and_then(|facts| facts.name.clone());
+    match (invocation.id, name) {
+        (Some(id), Some(name)) if unfit(&id).is_none() => {
+            let name = name.to_string_lossy().chars().take(MOST_ID).collect();
+            Outcome::Monitor { hold, id, name }
+        }
+        _ => Outcome::Passed { hold, why: None },
+    }
+}
+
+fn verb_of(invocation: &Invocation, caller: &Caller<'_>) -> Option<lifecycle::Verb> {
+    use lifecycle::Verb as Told;
+    Some(match &invocation.verb {
+        Verb::Create => Told::Create,
+        Verb::Run => Told::Run { detach: invocation.detach, keep: invocation.keep },
+        Verb::Restore => Told::Restore,
+        Verb::Start => Told::Start,
+        Verb::Exec => {
+            Told::Exec { process: Arc::new(exec_process(invocation, caller)), detach: invocation.detach }
+        }
+        Verb::Kill => Told::After(EventKind::Killed),
+        Verb::Delete => Told::After(EventKind::Deleted),
+        Verb::Pause => Told::After(EventKind::Paused),
+        Verb::Resume => Told::After(EventKind::Resumed),
+        Verb::Update => Told::After(EventKind::Updated),
+        Verb::Checkpoint => Told::After(EventKind::Checkpointed),
+        _ => return None,
+    })
+}
+
+/// A process file is read up to this size; the kubelet's have some KiB.
+const MOST_PROCESS: u64 = 1 << 20;
+
+/// What is to be executed, by the process file that engines write, else by the command line.
+fn exec_process(invocation: &Invocation, caller: &Caller<'_>) -> ExecProcess {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct OciProcess {
+        args: Vec<String>,
+        cwd: Option<String>,
+        terminal: bool,
+        user: Option<OciUser>,
+    }
+    #[derive(serde::Deserialize)]
+    struct OciUser {
+        uid: u32,
+        #[serde(default)]
+        gid: u32,
+    }
+    let Some(request) = &invocation.exec else { return ExecProcess::default() };
+    if let Some(path) = &request.process_file {
+        let read = || -> io::Result<OciProcess> {
+            let _rights = caller.rights()?;
+            let bytes = bundle::read_bounded(&caller.look_up(path, 0)?, MOST_PROCESS)?;
+            Ok(serde_json::from_slice(&bytes)?)
+        };
+        let process = read().unwrap_or_default();
+        let user = process.user.map(|user| format!("{}:{}", user.uid, user.gid));
+        return ExecProcess { args: process.args, user, tty: process.terminal, cwd: process.cwd };
+    }
+    let word = |word: &OsStr| word.to_string_lossy().into_owned();
+    ExecProcess {
+        args: request.args.iter().map(|arg| word(arg)).collect(),
+        user: request.user.as_deref().map(word),
+        tty: request.tty,
+        cwd: request.cwd.as_ref().map(|cwd| word(cwd.as_os_str())),
+    }
+}
+
+/// Why no runtime takes this id; every runtime refuses these, and such words are not passed on.
+fn unfit(id: &OsStr) -> Option<&'static str> {
+    let bytes = id.as_bytes();
+    if bytes.is_empty() || bytes.len() > MOST_ID {
+        Some("no runtime takes an id that is empty or longer than 1,024 bytes")
+    } else if bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
+        Some("no runtime takes an id that is a path")
+    } else if bytes.iter().any(u8::is_ascii_control) {
+        Some("no runtime takes an id with control characters")
+    } else {
+        None
+    }
+}
+
+/// Adds what the configuration and the caller's parent tell of the engine and of what the container is there called.
+fn describe(container: &mut Container, parent: i32) {
+    let parent = proc::comm(parent).ok();
+    let outline = container.config.as_ref().map(Config::outline);
+    let said = metadata::describe(&metadata::Clues {
+        annotations: outline.map_or(&[], |outline| &outline.annotations),
+        hostname: outline.and_then(|outline| outline.hostname.as_deref()),
+        bundle: container.bundle.as_deref(),
+        state_root: container.state_root.as_deref(),
+        id: &container.id,
+        parent: parent.as_deref(),
+        cgroups_path: outline.and_then(|outline| outline.cgroups_path.as_deref()),
+    });
+    container.engine = said.engine;
+    container.name = said.name;
+    container.image = said.image;
+    container.kubernetes = said.kubernetes;
+}
+
+fn entry(
+    hold: HoldId,
+    tid: i32,
+    candidates: Vec<LifeId>,
+    executable: Option<String>,
+    at: Instant,
+    time: SystemTime,
+) -> Outcome {
+    let task = match proc::task_facts(tid) {
+        Ok(task) => task,
+        Err(_) => return Outcome::Passed { hold, why: None },
+    };
+    let args = capture::arguments(tid).unwrap_or_default();
+    let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let process = Process { pid: task.tgid, start_time: task.start_time };
+    let ancestors = proc::ancestors(task.tgid);
+    Outcome::Entry(Box::new(lifecycle::Entry {
+        hold,
+        at,
+        time,
+        process,
+        ancestors,
+        candidates,
+        args,
+        executable,
+    }))
+}
+
+/// Init's pid, by the pid file that the runtime was told to write, else by the runtime's own state.
+fn find_init(creation: &Creation) -> Result<Process, String> {
+    let caller = creation.caller();
+    let pid = match &creation.invocation.pid_file {
+        Some(path) => state_file::read_pid_file(&caller, path).map_err(|e| e.to_string()),
+        None => Err("it was given no pid file".to_owned()),
+    };
+    let pid = pid.or_else(|first| pid_by_state(creation).map_err(|second| format!("{first}; {second}")))?;
+    let stat = proc::stat(pid).map_err(|e| format!("process {pid} cannot be read: {e}"))?;
+    // A file that was left there by an earlier container, or is a lie, names a process that was there before.
+    if stat.start_time < creation.task.start_time {
+        return Err(format!("process {pid}, which it names, was there before the container"));
+    }
+    if !creation.trusted {
+        let facts = proc::task_facts(pid).map_err(|e| format!("process {pid} cannot be read: {e}"))?;
+        // Whoever has no rights over a process cannot make it a container of its own.
+        let own = facts.user_ns == creation.task.user_ns
+            || facts.uid == creation.task.uid
+            || facts.ppid == creation.task.tgid;
+        if !own || (facts.uid == 0 && creation.task.euid != 0) {
+            return Err(format!("process {pid}, which it names, is not of uid {}", creation.task.euid));
+        }
+    }
+    Ok(Process { pid, start_time: stat.start_time })
+}
+
+fn pid_by_state(creation: &Creation) -> Result<i32, String> {
+    let Creation { invocation, task, .. } = creation;
+    let file = invocation.family.state_file().ok_or("where this runtime keeps its state is not known")?;
+    let root = invocation
+        .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
+        .ok_or("where this runtime keeps its state is not known")?;
+    let StateName::InDirectory(name) = file.name else {
+        return Err("this runtime's state has no fixed name".to_owned());
+    };
+    let id = invocation.id.as_deref().ok_or("it has no id")?;
+    let path = root.join(id).join(name);
+    let state = state_file::read_state(&creation.caller(), &path).map_err(|e| e.to_string())?;
+    state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
+}
+
+/// Containers that run already, with what their bundles say.
+fn existing(search: &Search) -> Vec<(Key, Container, Process)> {
+    runtime::existing::existing(search)
+        .into_iter()
+        .filter_map(|found| {
+            let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
+            let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
+            let mut container = Container {
+                pid: Some(found.pid),
+                runtime: Some(Runtime::new(found.runtime, "")),
+                state_root: found.state_root,
+                rootless: found.owner_uid != 0,
+                owner_uid: found.owner_uid,
+                ..Container::default()
+            };
+            if let Some(bundle) = &found.bundle {
+                match existing_config(search, bundle, found.owner_uid) {
+                    Ok(config) => container.config = Some(config),
+                    Err(error) => container.config_error = Some(error.to_string()),
+                }
+            }
+            container.bundle = found.bundle;
+            container.id = found.id;
+            describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
+            container.name = found.name.or(container.name);
+            let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
+            Some((key, container, process))
+        })
+        .collect()
+}
+
+/// The configuration in a bundle that the listener has found by itself.
+fn existing_config(search: &Search, bundle: &Path, owner: u32) -> Result<Config, String> {
+    let (root, inside) = split_root(&search.host_root, bundle);
+    let root = File::options().read(true).custom_flags(libc::O_PATH).open(&root);
+    let root = root.map_err(|e| format!("{}: {e}", bundle.display()))?;
+    // Whoever owns the state wrote the bundle's name: it is read with that one's rights.
+    let caller = Caller {
+        root: root.as_fd(),
+        cwd: root.as_fd(),
+        fsuid: owner,
+        fsgid: owner,
+        groups: &[],
+        trusted: owner == 0,
+    };
+    bundle::open(&caller, Some(&inside)).config.map_err(|e| e.to_string())
+}
+
+/// `HOST_ROOT/proc/PID/root/PATH`, or `HOST_ROOT/PATH`, as a root and a path in it.
+fn split_root(host_root: &Path, path: &Path) -> (PathBuf, PathBuf) {
+    let in_host = path.strip_prefix(host_root).unwrap_or(path);
+    let mut parts = in_host.components();
+    if in_host.has_root() {
+        parts.next();
+    }
+    let (proc, pid, root) = (parts.next(), parts.next(), parts.next());
+    match (proc, pid, root) {
+        (Some(proc), Some(pid), Some(root)) if proc.as_os_str() == "proc" && root.as_os_str() == "root" => {
+            (host_root.join("proc").join(pid).join("root"), Path::new("/").join(parts.as_path()))
+        }
+        _ => (host_root.to_owned(), Path::new("/").join(in_host)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_in_another_mount_namespace_is_opened_in_that_root() {
+        let table = [
+            ("/", "/run/b", "/", "/run/b"),
+            ("/host", "/host/run/b", "/host", "/run/b"),
+            ("/", "/proc/12/root/run/b", "/proc/12/root", "/run/b"),
+            ("/host", "/host/proc/12/root/run/b", "/host/proc/12/root", "/run/b"),
+        ];
+        for (host_root, path, root, inside) in table {
+            let split = split_root(Path::new(host_root), Path::new(path));
+            assert_eq!(split, (PathBuf::from(root), PathBuf::from(inside)), "{path}");
+        }
+    }
+
+    #[test]
+    fn ids_that_no_runtime_takes_are_passed_by() {
+        for id in ["", ".", "..", "../x", "a/b", "a\nb", "a\x1bb"] {
+            assert!(unfit(OsStr::new(id)).is_some(), "{id:?}");
+        }
+        assert!(unfit(OsStr::from_bytes(&[b'a'; 1025])).is_some());
+        for id in ["c1", "a.b-c_d+e", "\u{e9}"] {
+            assert_eq!(unfit(OsStr::new(id)), None, "{id:?}");
+        }
+    }
+}
