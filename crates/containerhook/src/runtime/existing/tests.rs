@@ -1,7 +1,6 @@
 //! Fixtures of state directories that tell of real processes, and real runtimes.
 
 use super::*;
-use crate::runtime::proc::Proc;
 use crate::runtime::tests::{host, skipped, write};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -295,11 +294,16 @@ fn an_engine_in_namespaces_of_its_own() {
     let cgroups: Vec<_> =
         found.iter().map(|e| fs::read_to_string(format!("/proc/{}/cgroup", e.pid))).collect();
     let discovered = crate::runtime::discover(&Search { configs: false, ..Search::default() });
+    let inits: Vec<u32> = found.iter().map(|e| e.pid).collect();
+    let unknown: Vec<u32> = strangers(&Search::default(), &[]).into_iter().map(|(pid, _)| pid).collect();
+    let others: Vec<u32> = strangers(&Search::default(), &found).into_iter().map(|(pid, _)| pid).collect();
     drop(nested.stdin.take());
     assert!(nested.wait().unwrap().success(), "it cleaned up");
     assert_eq!(line, "ready\n");
 
     assert_eq!(found.len(), 1, "{found:?}");
+    assert!(inits.iter().all(|i| unknown.contains(i) && !others.contains(i)), "{unknown:?} {others:?}");
+    assert!(!unknown.contains(&std::process::id()) && !unknown.contains(&1));
     assert!(cgroups[0].as_ref().unwrap().contains(&id), "the host's number: {cgroups:?}");
     assert_eq!(found[0].runtime, "runc");
     let bundle_seen = found[0].bundle.clone().unwrap();

@@ -269,3 +269,35 @@ fn a_file_that_gets_the_inode_number_of_the_one_removed() {
         w.wait_gone("/usr/bin/runc");
     }
 }
+
+#[test]
+fn a_limit_on_watches_is_a_warning_with_its_remedy() {
+    const NAME: &str = "a_limit_on_watches_is_a_warning_with_its_remedy";
+    if std::env::var_os("CONTAINERHOOK_FEW_WATCHES").is_some() {
+        let h = host();
+        executable(&h, "/usr/bin/runc");
+        executable(&h, "/var/lib/rancher/rke2/bin/runc");
+        let mut watch = Watch::new().unwrap();
+        assert_eq!(watch.follow(&discover(&search(&h))), []);
+        let warnings = watch.warnings();
+        assert_eq!(warnings.len(), 1, "one, not one for each directory");
+        assert!(warnings[0].message.contains("sysctl fs.inotify.max_user_watches="), "{warnings:?}");
+        return;
+    }
+    // The limit is of a user namespace, so that of a new one can be lowered without harm to anybody.
+    let script = "echo 3 > /proc/sys/user/max_inotify_watches || exit 42; exec \"$@\"";
+    let exe = std::env::current_exe().unwrap();
+    let status = std::process::Command::new("unshare")
+        .args(["-Ur", "sh", "-c", script, "sh"])
+        .arg(exe)
+        .args(["--exact", &format!("runtime::watch::tests::{NAME}")])
+        .env("CONTAINERHOOK_FEW_WATCHES", "1")
+        .output();
+    match status {
+        Ok(output) if output.status.success() => {
+            assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        }
+        Ok(output) if output.status.code() == Some(101) => panic!("{output:?}"),
+        other => crate::runtime::tests::skipped(NAME, &format!("no user namespace: {other:?}")),
+    }
+}
