@@ -55,12 +55,17 @@ fn runc_state(id: &str, pid: u32, start: u64) -> String {
 
 #[test]
 fn every_state_directory_is_read() {
-    for (dir, owner) in [
-        ("/run/runc", 0),
-        ("/run/docker/runtime-runc/moby", 0),
-        ("/run/docker/runtime-nvidia/moby", 0),
-        ("/run/containerd/runc/k8s.io", 0),
-        ("/run/containerd/runc/default", 0),
+    // The files are of whoever runs the test.
+    let owner = rustix::process::geteuid().as_raw();
+    for dir in [
+        "/run/runc",
+        "/run/docker/runtime-runc/moby",
+        "/run/docker/runtime-nvidia/moby",
+        "/run/containerd/runc/k8s.io",
+        "/run/containerd/runc/default",
+        "/run/user/1000/runc",
+        "/run/user/1000/docker/runtime-runc/moby",
+        "/tmp/podman-run-1000/runc",
     ] {
         let (host, process) = (host_with_proc(), Waiting::new());
         fs::create_dir_all(host.path().join("bundles/c1/rootfs")).unwrap();
