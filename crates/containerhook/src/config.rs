@@ -187,6 +187,7 @@ pub(crate) struct Outline {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) cgroups_path: Option<String>,
     pub(crate) uid_mappings: Vec<IdMapping>,
+    pub(crate) gid_mappings: Vec<IdMapping>,
     /// Whether any OCI hook is configured: one may change the root before the entrypoint is executed.
     pub(crate) hooks: bool,
     /// Two runtimes may read this document as different ones: a field occurs twice (the first counts for crun,
@@ -200,10 +201,11 @@ pub(crate) struct Root {
     pub(crate) readonly: bool,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    pub(crate) additional_gids: Vec<u32>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -261,8 +263,9 @@ impl Outline {
         outline.cwd = string(cwd);
         outline.terminal = boolean(terminal);
         outline.user = user.map(|user| {
-            let [uid, gid] = reader.fields(Some(user), ["uid", "gid"]);
-            User { uid: number(uid), gid: number(gid) }
+            let [uid, gid, groups] = reader.fields(Some(user), ["uid", "gid", "additionalGids"]);
+            let additional_gids = reader.list(groups, |text| Some(number(Some(text))));
+            User { uid: number(uid), gid: number(gid), additional_gids }
         });
 
         let mut inner = Reader { ambiguous: false };
@@ -280,17 +283,21 @@ impl Outline {
         outline.annotations = annotations.map(|text| reader.strings(text)).unwrap_or_default();
         outline.hostname = string(hostname);
 
-        let [namespaces, cgroups_path, uid_mappings] =
-            reader.fields(linux, ["namespaces", "cgroupsPath", "uidMappings"]);
+        let [namespaces, cgroups_path, uid_mappings, gid_mappings] =
+            reader.fields(linux, ["namespaces", "cgroupsPath", "uidMappings", "gidMappings"]);
         outline.namespaces = reader.list(namespaces, |text| {
             let [kind, path] = inner.fields(Some(text), ["type", "path"]);
             Some(Namespace { kind: string(kind)?, path: string(path).filter(|path| !path.is_empty()) })
         });
         outline.cgroups_path = string(cgroups_path);
-        outline.uid_mappings = reader.list(uid_mappings, |text| {
-            let [container, host, size] = inner.fields(Some(text), ["containerID", "hostID", "size"]);
-            Some(IdMapping { container: number(container), host: number(host), size: number(size) })
-        });
+        let mut id_mappings = |text| {
+            reader.list(text, |text| {
+                let [container, host, size] = inner.fields(Some(text), ["containerID", "hostID", "size"]);
+                Some(IdMapping { container: number(container), host: number(host), size: number(size) })
+            })
+        };
+        outline.uid_mappings = id_mappings(uid_mappings);
+        outline.gid_mappings = id_mappings(gid_mappings);
 
         outline.hooks = hooks.is_some_and(|hooks| {
             let kinds = ["prestart", "createRuntime", "createContainer", "startContainer"];

@@ -4,3 +4,5 @@
 mod bundle;
 #[allow(dead_code, unreachable_pub)]
 mod config;
+#[allow(dead_code)]
+mod entrypoint;

@@ -165,3 +165,14 @@ pub(crate) fn same_file(a: impl AsFd, b: impl AsFd) -> bool {
         _ => false,
     }
 }
+
+/// Whether a file is one of procfs.
+pub(crate) fn is_proc(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut found = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the buffer is as large as fstatfs writes. It works on O_PATH descriptors since Linux 3.12.
+    if unsafe { libc::fstatfs(fd.as_raw_fd(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fstatfs succeeded, and zeroes are a valid value in any case.
+    Ok(unsafe { found.assume_init() }.f_type == libc::PROC_SUPER_MAGIC)
+}

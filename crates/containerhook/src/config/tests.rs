@@ -37,7 +37,7 @@ fn the_outline_of_a_real_config() {
     assert_eq!(outline.args, ["sh", "-c", "echo \"é\""]);
     assert_eq!((outline.env("PATH"), outline.env("A"), outline.env("B")), (Some("/bin"), Some("3"), None));
     assert_eq!(outline.cwd.as_deref(), Some("/srv"));
-    assert_eq!(outline.user, Some(User { uid: 33, gid: 34 }));
+    assert_eq!(outline.user, Some(User { uid: 33, gid: 34, additional_gids: vec![1] }));
     assert!(outline.terminal && !outline.hooks && !outline.ambiguous);
     assert_eq!(outline.root, Some(Root { path: "rootfs".into(), readonly: true }));
     assert_eq!(outline.mounts.iter().map(Mount::is_bind).collect::<Vec<_>>(), [false, true, true]);
