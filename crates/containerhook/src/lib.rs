@@ -77,6 +77,7 @@ mod exec_watch;
 mod exit;
 mod handler;
 mod lifecycle;
+mod marker;
 mod metadata;
 mod notifier;
 mod outlet;

@@ -22,9 +22,10 @@ use crate::event::{Container, EventKind, ExecProcess, Runtime};
 use crate::exec_watch::Seen;
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
+use crate::marker::Changes;
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
-use crate::runtime::{self, Binary, Discovered, Role, Search};
+use crate::runtime::{self, Binary, Role, Search};
 use crate::stranger;
 
 /// Words of a command line that are told are cut here.
@@ -54,10 +55,6 @@ pub(crate) enum Job {
     },
     /// The create process has ended: where is init?
     FindInit { life: LifeId, creation: Arc<Creation>, mark: Option<Config> },
-    /// Look for runtimes, and mark what is new.
-    Discover { search: Search, known: Vec<InodeId> },
-    /// Look at one place again, where a file has come or gone.
-    Rediscover { place: runtime::Place },
     /// Look for containers that run already.
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
@@ -94,10 +91,7 @@ pub(crate) enum Outcome {
         entry: Option<MarkedEntry>,
         time: SystemTime,
     },
-    Discovered {
-        discovered: Discovered,
-        marks: Vec<(Binary, Result<Mark, fanotify::Error>)>,
-    },
+    Changed(Changes),
     Existing {
         found: Vec<(Key, Container, Process)>,
     },
@@ -176,17 +170,6 @@ impl Worker {
                 };
                 Some(Outcome::Init { life, found, entry, time: SystemTime::now() })
             }
-            Job::Discover { search, known } => {
-                let discovered = runtime::discover(&search);
-                let new: Vec<Binary> =
-                    discovered.binaries.iter().filter(|b| !known.contains(&inode_of(b))).cloned().collect();
-                let marks = self.mark_binaries(new);
-                Some(Outcome::Discovered { discovered, marks })
-            }
-            Job::Rediscover { place } => {
-                let marks = self.mark_binaries(place.find());
-                Some(Outcome::Discovered { discovered: Discovered::default(), marks })
-            }
             Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
             Job::Stranger { seen, search, existing, time } => {
                 Some(self.stranger(&seen, &search, existing, time))
@@ -197,22 +180,6 @@ impl Worker {
                 None
             }
         }
-    }
-
-    pub(crate) fn mark_binaries(
-        &self,
-        binaries: Vec<Binary>,
-    ) -> Vec<(Binary, Result<Mark, fanotify::Error>)> {
-        let Some(group) = self.group.upgrade() else { return Vec::new() };
-        binaries
-            .into_iter()
-            .filter_map(|binary| {
-                // Gone since it was found: its successor is found in its turn.
-                let file = binary.open().ok()?;
-                let mark = group.mark_fd(&file).map(|mark| mark.with_path(&binary.host_path));
-                Some((binary, mark))
-            })
-            .collect()
     }
 
     fn command(

@@ -26,10 +26,10 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-pub(crate) use tree::{Inode, Root};
+pub(crate) use tree::{Born, Inode, Root};
 
 use config::Format;
-use tree::{Born, Found, Route, Trail};
+use tree::{Found, Route, Trail};
 
 /// What to look for, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,19 +102,9 @@ impl Binary {
             (other.dev(), other.ino()) == (own.dev(), own.ino())
         };
         let shared = same(&std::fs::metadata(&theirs).ok()?, &std::fs::metadata("/").ok()?);
-        let root = Root::new(if shared { PathBuf::from("/") } else { theirs });
+        let root = if shared { Path::new("/") } else { &theirs };
         let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        let found = root.walk(&Route::exact(&path)).found.into_iter().next()?;
-        Some(Binary {
-            name: name_of(&found),
-            host_path: root.host_path(&found.path),
-            script: false,
-            path: found.path,
-            inode: found.stat.inode,
-            role: Role::Runtime,
-            sources: vec![Source::Learned],
-            root,
-        })
+        rediscover_one(root, &path, Source::Learned)
     }
 
     /// Opened as O_PATH, and the same inode still. To be closed soon: it keeps its file system mounted.
@@ -128,7 +118,8 @@ impl Binary {
         same.map(|f| f.fd).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn identity(&self) -> (Inode, Born) {
+    /// Which file it is, also after its inode's number is used again.
+    pub(crate) fn identity(&self) -> (Inode, Born) {
         (self.inode, self.born)
     }
 }
