@@ -192,7 +192,7 @@ impl Engine {
         let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
         warnings.extend(said);
-        let exec_watch = if settings.exec_watch {
+        let exec_watch = if settings.exec_watch.unwrap_or(settings.discover) {
             ExecWatch::open(&mut loader)
                 .map_err(|refused| {
                     warnings.push(format!("containers that no mark held will not be seen: {refused}"));
