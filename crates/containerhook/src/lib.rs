@@ -4,3 +4,4 @@
 mod bpf;
 mod exec_watch;
 mod exit;
+mod lookup;
