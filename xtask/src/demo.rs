@@ -75,11 +75,7 @@ impl Demo {
         });
         let init = create?;
         let took = created.elapsed();
-        say::note(&format!(
-            "took {:.1} s: held for {} s before runc's first instruction",
-            took.as_secs_f64(),
-            self.hold
-        ));
+        say::note(&format!("runc create took {:.1} s", took.as_secs_f64()));
 
         say::step(&format!("runc start {} (its init is process {})", bundle.id(), init.0));
         runc.start(bundle.id())?;
