@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use testkit::{Runtime, Task, wait_until};
+use testkit::{Bundle, Runtime, Task, wait_until};
 
 /// Far more than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -63,10 +63,10 @@ impl Watch {
         events(&self.0.printed().0)
     }
 
-    /// The first event of this kind, when it has come.
-    pub(crate) fn wait_for(&self, kind: &str) -> Result<Value> {
+    /// The container's first event of this kind, when it has come.
+    pub(crate) fn wait_for(&self, bundle: &Bundle, kind: &str) -> Result<Value> {
         wait_until(&format!("a {kind:?} event"), LONG, || {
-            self.events().into_iter().find(|event| event["event"] == kind)
+            self.events().into_iter().find(|event| event["event"] == kind && event["id"] == bundle.id())
         })
         .with_context(|| format!("printed so far: {:?}", self.0.printed()))
     }
