@@ -17,6 +17,7 @@ use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
 use crate::event::ExitStatus;
+use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{Action, HoldId, Init, Input, LifeId, Lifecycle, Rules, Token};
@@ -136,7 +137,7 @@ impl Handle {
 const GROUP: u64 = 0;
 const EXITS: u64 = 1;
 const BELL: u64 = 2;
-const CHANGES: u64 = 3;
+const EXECS: u64 = 3;
 
 struct Engine {
     group: Arc<Group>,
@@ -144,6 +145,9 @@ struct Engine {
     bell: Arc<Mailbox>,
     inbox: Receiver<Message>,
     exits: Exits,
+    exec_watch: Option<ExecWatch>,
+    /// When this began to listen, in clock ticks since boot: what was there before is no news.
+    started: u64,
     exit_backend: ExitBackend,
     lifecycle: Lifecycle,
     workers: Pool<Job>,
@@ -159,6 +163,7 @@ struct Engine {
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
+    tells_existing: bool,
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
@@ -185,8 +190,17 @@ impl Engine {
         let mut loader = Loader::new();
         let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
-        drop(loader);
         warnings.extend(said);
+        let exec_watch = if settings.exec_watch {
+            ExecWatch::open(&mut loader)
+                .map_err(|refused| {
+                    warnings.push(format!("containers that no mark held will not be seen: {refused}"));
+                })
+                .ok()
+        } else {
+            None
+        };
+        drop(loader);
         let poll = Poll::new().map_err(|e| Error::os("cannot create an epoll instance", e))?;
         let watch = |fd: BorrowedFd<'_>, token| {
             poll.add(fd, token).map_err(|e| Error::os("cannot wait for the engine's descriptors", e))
@@ -194,6 +208,9 @@ impl Engine {
         watch(group.as_fd(), GROUP)?;
         watch(exits.fd(), EXITS)?;
         watch(bell.as_fd(), BELL)?;
+        if let Some(exec_watch) = &exec_watch {
+            watch(exec_watch.fd(), EXECS)?;
+        }
         let user_ns = proc::namespace(1, "user")
             .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
@@ -226,6 +243,8 @@ impl Engine {
             bell: mailbox,
             inbox,
             exits,
+            exec_watch,
+            started: own_start_time(),
             exit_backend,
             lifecycle: Lifecycle::new(rules),
             workers,
@@ -239,6 +258,7 @@ impl Engine {
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
             search,
+            tells_existing: settings.existing,
             warnings: Vec::new(),
             actions: Vec::new(),
             closing: false,
@@ -306,6 +326,7 @@ impl Engine {
     fn run(&mut self) {
         let mut events = Vec::new();
         let mut ended = Vec::new();
+        let mut seen = Vec::new();
         while !self.closing {
             let due = [
                 self.lifecycle.next_due(),
@@ -329,6 +350,17 @@ impl Engine {
             }
             for event in events.drain(..) {
                 self.event(event, at, time);
+            }
+            if let Some(exec_watch) = &mut self.exec_watch {
+                exec_watch.drain(&mut seen);
+                let missed = exec_watch.missed();
+                if missed.untold > 0 {
+                    self.apply(Input::Overflow { time });
+                    self.workers.submit(Job::Existing { search: self.search.clone() });
+                }
+            }
+            for seen in seen.drain(..) {
+                self.seen(seen, at, time);
             }
             let now = Instant::now();
             self.give_up(now);
@@ -391,6 +423,20 @@ impl Engine {
         self.holds.insert(hold, event);
         self.reading.push_back((at + PATIENCE, hold));
         self.workers.submit(job);
+    }
+
+    /// The init of some pid namespace has executed a program.
+    fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+        let ancestors: Vec<i32> = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
+        if self.lifecycle.tells_of(seen.init, &ancestors) {
+            return;
+        }
+        let existing = seen.init.start_time < self.started;
+        if existing && !self.tells_existing {
+            return;
+        }
+        let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
+        self.workers.submit(Job::Stranger { seen: Box::new(seen), existing, time });
     }
 
     /// Lets go what a worker could not read in time.
@@ -513,6 +559,16 @@ impl Engine {
                         }
                     }
                 }
+            }
+            Outcome::Untold { untold, learned } => {
+                if let Some((binary, mark)) = learned {
+                    self.log.log(
+                        Level::Warn,
+                        format!("{} is a container runtime that nothing named", binary.host_path.display()),
+                    );
+                    self.marked(binary, mark);
+                }
+                self.apply(Input::Untold(untold));
             }
             Outcome::Ended { process, time } => {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
@@ -661,6 +717,14 @@ impl Engine {
     }
 }
 
+/// The moment now, in the unit of processes' start times.
+fn own_start_time() -> u64 {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    // USER_HZ is 100 wherever there are containers.
+    (seconds * 100.0) as u64
+}
+
 /// Has the pid not been used again? Without BPF an end may be told after its pid is free.
 fn is_there(process: Process) -> bool {
     proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
@@ -676,6 +740,7 @@ fn sources(binary: &Binary) -> String {
             Source::Environment => "RUNTIME_PATH".to_owned(),
             Source::Config(path) => format!("configured in {}", path.display()),
             Source::Engine { pid, name } => format!("used by {name}, process {pid}"),
+            Source::Learned => "seen at work".to_owned(),
         })
         .collect();
     words.join(", ")

@@ -73,6 +73,7 @@ mod entrypoint;
 mod error;
 mod event;
 mod events;
+mod exec_watch;
 mod exit;
 mod handler;
 mod lifecycle;
@@ -83,6 +84,7 @@ mod pool;
 mod private_table;
 mod proc;
 mod runtime;
+mod stranger;
 mod sys;
 mod work;
 

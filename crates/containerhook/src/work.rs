@@ -19,11 +19,13 @@ use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
 use crate::event::{Container, EventKind, ExecProcess, Runtime};
+use crate::exec_watch::Seen;
 use crate::exit::Process;
-use crate::lifecycle::{self, Finished, HoldId, Key, LifeId};
+use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
 use crate::runtime::{self, Binary, Discovered, Role, Search};
+use crate::stranger;
 
 /// Words of a command line that are told are cut here.
 const MOST_ID: usize = 1024;
@@ -58,6 +60,8 @@ pub(crate) enum Job {
     Rediscover { place: runtime::Place },
     /// Look for containers that run already.
     Existing { search: Search },
+    /// The kernel has shown the first program of a container that nothing held.
+    Stranger { seen: Box<Seen>, existing: bool, time: SystemTime },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
@@ -96,6 +100,10 @@ pub(crate) enum Outcome {
     },
     Existing {
         found: Vec<(Key, Container, Process)>,
+    },
+    Untold {
+        untold: Box<Untold>,
+        learned: Option<(Binary, Mark)>,
     },
     /// A process that was to be watched had ended already.
     Ended {
@@ -180,6 +188,7 @@ impl Worker {
                 Some(Outcome::Discovered { discovered: Discovered::default(), marks })
             }
             Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
+            Job::Stranger { seen, existing, time } => Some(self.stranger(&seen, existing, time)),
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
                 let _ = mark.remove();
@@ -231,7 +240,9 @@ impl Worker {
         if invocation.verb == Verb::Monitor {
             return monitor(hold, invocation);
         }
-        let Some(id) = invocation.id.clone().filter(|_| invocation.verb.names_container()) else {
+        let Some(id) =
+            invocation.id.clone().filter(|_| invocation.verb.names_container() && !invocation.regex)
+        else {
             return Outcome::Passed { hold, why: None };
         };
         if let Some(why) = unfit(&id) {
@@ -377,6 +388,65 @@ impl Worker {
         let entry =
             entrypoint::resolve_in_root(root.as_fd(), config.outline()).map_err(|why| why.to_string())?;
         self.mark_file(entry)
+    }
+
+    /// What can be said of a container that nothing held; its runtime is marked, so that the next one is.
+    fn stranger(&self, seen: &Seen, existing: bool, time: SystemTime) -> Outcome {
+        let said = stranger::look(seen);
+        let facts = proc::task_facts(seen.init.pid);
+        // Whose it is: who runs the processes above it, which are not in its namespaces.
+        let owner = seen.ancestors.iter().find_map(|a| proc::task_facts(a.process.pid).ok()).or(facts.ok());
+        let trusted = owner.as_ref().is_some_and(|owner| self.trusts(owner));
+        let owner_uid = owner.map_or(0, |owner| owner.euid);
+        let runtime = said.runtime.clone().map(|name| Runtime::new(name, ""));
+        let mut container = Container {
+            id: said.id.clone(),
+            pid: u32::try_from(seen.init.pid).ok(),
+            runtime,
+            rootless: !trusted,
+            owner_uid,
+            state_root: said.state_root.clone(),
+            ..Container::default()
+        };
+        let mut learned = None;
+        if let Some(pid) = said.learned.filter(|_| trusted) {
+            let links = ["root", "cwd"].map(|name| {
+                let flags = libc::O_PATH | libc::O_DIRECTORY;
+                File::options().read(true).custom_flags(flags).open(format!("/proc/{pid}/{name}"))
+            });
+            if let [Ok(root), Ok(cwd)] = links {
+                let (root, cwd) = (root.as_fd(), cwd.as_fd());
+                let caller = Caller { root, cwd, fsuid: 0, fsgid: 0, groups: &[], trusted };
+                let opened = bundle::open(&caller, said.bundle.as_deref());
+                container.bundle = opened.host_path.or(said.bundle);
+                match opened.config {
+                    Ok(config) => container.config = Some(config),
+                    Err(error) => container.config_error = Some(error.to_string()),
+                }
+            }
+            // `make run x` reads like a runtime's command line too: a bundle is what makes the difference.
+            learned = if container.config.is_some() { self.learn(pid) } else { None };
+            if let Some((binary, _)) = &learned {
+                container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
+            }
+        }
+        let name = said.name;
+        describe(&mut container, seen.ancestors.first().map_or(0, |parent| parent.process.pid));
+        container.name = name.or(container.name);
+        let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
+        let key = Key::new(state_root, said.id.into(), owner_uid);
+        let ancestors = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
+        let untold = Untold { key, container, init: seen.init, ancestors, existing, time };
+        Outcome::Untold { untold: Box::new(untold), learned }
+    }
+
+    /// Marks the executable of a process that turned out to be a runtime.
+    fn learn(&self, pid: i32) -> Option<(Binary, Mark)> {
+        let binary = Binary::of_process(pid)?;
+        let file =
+            File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/exe")).ok()?;
+        let mark = self.group.upgrade()?.mark_fd(&file).ok()?.with_path(&binary.host_path);
+        Some((binary, mark))
     }
 
     fn mark_file(&self, entry: entrypoint::Entrypoint) -> Result<MarkedEntry, String> {

@@ -92,6 +92,23 @@ pub(crate) struct Binary {
 }
 
 impl Binary {
+    /// The executable of a process that turned out to be a runtime.
+    pub(crate) fn of_process(pid: i32) -> Option<Self> {
+        let root = Root::new(format!("/proc/{pid}/root"));
+        let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let found = root.walk(&Route::exact(&path)).found.into_iter().next()?;
+        Some(Binary {
+            name: name_of(&found),
+            host_path: root.host_path(&found.path),
+            script: false,
+            path: found.path,
+            inode: found.stat.inode,
+            role: Role::Runtime,
+            sources: vec![Source::Learned],
+            root,
+        })
+    }
+
     /// Opened as O_PATH, and the same inode still. To be closed soon: it keeps its file system mounted.
     ///
     /// # Errors
@@ -125,6 +142,8 @@ pub(crate) enum Source {
     Config(PathBuf),
     /// A running process uses it.
     Engine { pid: u32, name: String },
+    /// A container came from it that nothing had named.
+    Learned,
 }
 
 /// What does not stop the search, but the user should know.
