@@ -19,12 +19,12 @@ use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
 use crate::event::{Container, EventKind, ExecProcess, Runtime};
-use crate::exec_watch::Seen;
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::Changes;
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
+use crate::runtime::existing::Existing;
 use crate::runtime::{self, Binary, Role, Search};
 use crate::stranger;
 
@@ -58,7 +58,7 @@ pub(crate) enum Job {
     /// Look for containers that run already.
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
-    Stranger { seen: Box<Seen>, search: Search, existing: bool, time: SystemTime },
+    Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
@@ -92,8 +92,10 @@ pub(crate) enum Outcome {
         time: SystemTime,
     },
     Changed(Changes),
+    /// `strangers`: inits of pid namespaces that no state tells of.
     Existing {
         found: Vec<(Key, Container, Process)>,
+        strangers: Vec<Process>,
     },
     Untold {
         untold: Box<Untold>,
@@ -170,9 +172,21 @@ impl Worker {
                 };
                 Some(Outcome::Init { life, found, entry, time: SystemTime::now() })
             }
-            Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
-            Job::Stranger { seen, search, existing, time } => {
-                Some(self.stranger(&seen, &search, existing, time))
+            Job::Existing { search } => {
+                let known = runtime::existing::existing(&search);
+                let strangers = runtime::existing::strangers(&search, &known);
+                let strangers = strangers
+                    .into_iter()
+                    .filter_map(|(pid, start_time)| {
+                        Some(Process { pid: i32::try_from(pid).ok()?, start_time })
+                    })
+                    .collect();
+                let found =
+                    known.into_iter().filter_map(|found| existing_container(&search, found)).collect();
+                Some(Outcome::Existing { found, strangers })
+            }
+            Job::Stranger { init, ancestors, search, existing, time } => {
+                Some(self.stranger(init, ancestors, &search, existing, time))
             }
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
@@ -360,25 +374,33 @@ impl Worker {
     }
 
     /// What can be said of a container that nothing held; its runtime is marked, so that the next one is.
-    fn stranger(&self, seen: &Seen, search: &Search, existing: bool, time: SystemTime) -> Outcome {
-        let said = stranger::look(seen);
+    fn stranger(
+        &self,
+        init: Process,
+        ancestors: Vec<i32>,
+        search: &Search,
+        existing: bool,
+        time: SystemTime,
+    ) -> Outcome {
+        let said = stranger::look(init.pid, &ancestors);
         if said.runtime.is_none() {
             // Its runtime has ended, and left its state where runtimes do.
-            let ours = |(_, _, process): &(Key, Container, Process)| *process == seen.init;
-            if let Some((key, container, init)) = self::existing(search).into_iter().find(ours) {
+            let found = runtime::existing::existing(search).into_iter();
+            let ours = found.filter_map(|found| existing_container(search, found));
+            if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
                 let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
                 return Outcome::Untold { untold: Box::new(untold), learned: None };
             }
         }
-        let facts = proc::task_facts(seen.init.pid);
+        let facts = proc::task_facts(init.pid);
         // Whose it is: who runs the processes above it, which are not in its namespaces.
-        let owner = seen.ancestors.iter().find_map(|a| proc::task_facts(a.process.pid).ok()).or(facts.ok());
+        let owner = ancestors.iter().find_map(|pid| proc::task_facts(*pid).ok()).or(facts.ok());
         let trusted = owner.as_ref().is_some_and(|owner| self.trusts(owner));
         let owner_uid = owner.map_or(0, |owner| owner.euid);
         let runtime = said.runtime.clone().map(|name| Runtime::new(name, ""));
         let mut container = Container {
             id: said.id.clone(),
-            pid: u32::try_from(seen.init.pid).ok(),
+            pid: u32::try_from(init.pid).ok(),
             runtime,
             rootless: !trusted,
             owner_uid,
@@ -410,12 +432,11 @@ impl Worker {
             }
         }
         let name = said.name;
-        describe(&mut container, seen.ancestors.first().map_or(0, |parent| parent.process.pid));
+        describe(&mut container, ancestors.first().copied().unwrap_or_default());
         container.name = name.or(container.name);
         let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
         let key = Key::new(state_root, said.id.into(), owner_uid);
-        let ancestors = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
-        let untold = Untold { key, container, init: seen.init, ancestors, existing, time };
+        let untold = Untold { key, container, init, ancestors, existing, time };
         Outcome::Untold { untold: Box::new(untold), learned }
     }
 
@@ -612,35 +633,30 @@ fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
 }
 
-/// Containers that run already, with what their bundles say.
-fn existing(search: &Search) -> Vec<(Key, Container, Process)> {
-    runtime::existing::existing(search)
-        .into_iter()
-        .filter_map(|found| {
-            let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
-            let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
-            let mut container = Container {
-                pid: Some(found.pid),
-                runtime: Some(Runtime::new(found.runtime, "")),
-                state_root: found.state_root,
-                rootless: found.owner_uid != 0,
-                owner_uid: found.owner_uid,
-                ..Container::default()
-            };
-            if let Some(bundle) = &found.bundle {
-                match existing_config(search, bundle, found.owner_uid) {
-                    Ok(config) => container.config = Some(config),
-                    Err(error) => container.config_error = Some(error.to_string()),
-                }
-            }
-            container.bundle = found.bundle;
-            container.id = found.id;
-            describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
-            container.name = found.name.or(container.name);
-            let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
-            Some((key, container, process))
-        })
-        .collect()
+/// A container that runs already, with what its bundle says.
+fn existing_container(search: &Search, found: Existing) -> Option<(Key, Container, Process)> {
+    let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
+    let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
+    let mut container = Container {
+        pid: Some(found.pid),
+        runtime: Some(Runtime::new(found.runtime, "")),
+        state_root: found.state_root,
+        rootless: found.owner_uid != 0,
+        owner_uid: found.owner_uid,
+        ..Container::default()
+    };
+    if let Some(bundle) = &found.bundle {
+        match existing_config(search, bundle, found.owner_uid) {
+            Ok(config) => container.config = Some(config),
+            Err(error) => container.config_error = Some(error),
+        }
+    }
+    container.bundle = found.bundle;
+    container.id = found.id;
+    describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
+    container.name = found.name.or(container.name);
+    let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
+    Some((key, container, process))
 }
 
 /// The configuration in a bundle that the listener has found by itself.
