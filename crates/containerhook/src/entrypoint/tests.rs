@@ -349,8 +349,8 @@ fn entrypoints_are_those_of_real_runtimes() {
             // Anew for each: a runtime leaves directories in the root.
             let bundle = case.bundle();
             let state = tempfile::tempdir().unwrap();
-            // crun and youki refuse cgroup v1 with an empty v2 hierarchy beside it. youki 0.7 now and then waits
-            // for ever for a container that has ended, and SIGTERM goes to that.
+            // crun and youki refuse cgroup v1 with an empty v2 hierarchy beside it. In the foreground youki 0.7 now and
+            // then waits for ever for a container that has ended.
             let shell = "umount /sys/fs/cgroup/unified 2>/dev/null; exec timeout -s KILL 10 \"$@\"";
             let id = format!("containerhook-entrypoint-{}", std::process::id());
             let run = |words: &[&str]| {
@@ -364,7 +364,7 @@ fn entrypoints_are_those_of_real_runtimes() {
                     .output()
                     .unwrap()
             };
-            let output = run(&["run", "--bundle", bundle.path().to_str().unwrap(), &id]);
+            let output = run(&["run", "--detach", "--bundle", bundle.path().to_str().unwrap(), &id]);
             run(&["delete", "--force", &id]);
             let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             if !printed.is_empty() {
