@@ -18,6 +18,7 @@ pub(crate) mod caller;
 pub(crate) mod rights;
 pub(crate) mod state_file;
 pub(crate) mod sys;
+pub(crate) mod write;
 
 pub(crate) use caller::Caller;
 

@@ -17,9 +17,11 @@ use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
 use crate::event::ExitStatus;
+use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{Action, HoldId, Init, Input, LifeId, Lifecycle, Rules, Token};
+use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
 use crate::pool::Pool;
@@ -136,7 +138,7 @@ impl Handle {
 const GROUP: u64 = 0;
 const EXITS: u64 = 1;
 const BELL: u64 = 2;
-const CHANGES: u64 = 3;
+const EXECS: u64 = 3;
 
 struct Engine {
     group: Arc<Group>,
@@ -144,6 +146,9 @@ struct Engine {
     bell: Arc<Mailbox>,
     inbox: Receiver<Message>,
     exits: Exits,
+    exec_watch: Option<ExecWatch>,
+    /// When this began to listen, in clock ticks since boot: what was there before is no news.
+    started: u64,
     exit_backend: ExitBackend,
     lifecycle: Lifecycle,
     workers: Pool<Job>,
@@ -159,6 +164,8 @@ struct Engine {
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
+    marker: Option<Marker>,
+    tells_existing: bool,
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
@@ -166,8 +173,7 @@ struct Engine {
 
 struct Marked {
     binary: Arc<Binary>,
-    /// Keeps the kernel's mark.
-    _mark: Mark,
+    mark: Mark,
 }
 
 impl Engine {
@@ -185,8 +191,17 @@ impl Engine {
         let mut loader = Loader::new();
         let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
-        drop(loader);
         warnings.extend(said);
+        let exec_watch = if settings.exec_watch.unwrap_or(settings.discover) {
+            ExecWatch::open(&mut loader)
+                .map_err(|refused| {
+                    warnings.push(format!("containers that no mark held will not be seen: {refused}"));
+                })
+                .ok()
+        } else {
+            None
+        };
+        drop(loader);
         let poll = Poll::new().map_err(|e| Error::os("cannot create an epoll instance", e))?;
         let watch = |fd: BorrowedFd<'_>, token| {
             poll.add(fd, token).map_err(|e| Error::os("cannot wait for the engine's descriptors", e))
@@ -194,6 +209,9 @@ impl Engine {
         watch(group.as_fd(), GROUP)?;
         watch(exits.fd(), EXITS)?;
         watch(bell.as_fd(), BELL)?;
+        if let Some(exec_watch) = &exec_watch {
+            watch(exec_watch.fd(), EXECS)?;
+        }
         let user_ns = proc::namespace(1, "user")
             .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
@@ -226,6 +244,8 @@ impl Engine {
             bell: mailbox,
             inbox,
             exits,
+            exec_watch,
+            started: own_start_time(),
             exit_backend,
             lifecycle: Lifecycle::new(rules),
             workers,
@@ -239,6 +259,8 @@ impl Engine {
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
             search,
+            marker: None,
+            tells_existing: settings.existing,
             warnings: Vec::new(),
             actions: Vec::new(),
             closing: false,
@@ -259,16 +281,10 @@ impl Engine {
         for warning in &discovered.warnings {
             self.warn(warning.to_string());
         }
-        let wanted = discovered
-            .binaries
-            .into_iter()
-            .filter(|b| {
-                discover || b.sources.iter().any(|s| matches!(s, Source::Option | Source::Environment))
-            })
-            .collect();
-        let marker = Worker { group: Arc::downgrade(&self.group), user_ns: 0 };
+        let wanted = discovered.binaries.iter().filter(|binary| marker::is_wanted(binary, discover)).cloned();
+        let group = Arc::downgrade(&self.group);
         let mut refused = None;
-        for (binary, mark) in marker.mark_binaries(wanted) {
+        for (binary, mark) in marker::mark_all(&group, wanted) {
             match mark {
                 Ok(mark) => self.marked(binary, mark),
                 Err(error) => {
@@ -278,6 +294,12 @@ impl Engine {
             }
         }
         if !self.runtimes.is_empty() {
+            let post = Arc::clone(&self.bell);
+            let report = move |changes| post.post(Message::Worked(Outcome::Changed(changes)));
+            match Marker::start(self.search.clone(), discover, discovered, group, report) {
+                Ok(marker) => self.marker = Some(marker),
+                Err(error) => self.warn(format!("runtimes that change will not be noticed: {error}")),
+            }
             return Ok(());
         }
         match refused {
@@ -291,10 +313,46 @@ impl Engine {
     }
 
     fn marked(&mut self, binary: Binary, mark: Mark) {
-        let inode = inode_of(&binary);
         let line = format!("{} is marked ({})", binary.host_path.display(), sources(&binary));
-        if self.runtimes.insert(inode, Marked { binary: Arc::new(binary), _mark: mark }).is_none() {
+        if self.keep(binary, mark) {
             self.log.log(Level::Info, line);
+        }
+    }
+
+    /// Is it a new one? The earlier mark of an inode goes when the new one is there: the kernel's stays all the time.
+    fn keep(&mut self, binary: Binary, mark: Mark) -> bool {
+        let identity = binary.identity();
+        let new = Marked { binary: Arc::new(binary), mark };
+        let old = self.runtimes.insert(inode_of(&new.binary), new);
+        let same = old.as_ref().is_some_and(|old| old.binary.identity() == identity);
+        if let Some(old) = old {
+            self.workers.submit(Job::Unmark(old.mark));
+        }
+        !same
+    }
+
+    fn changed(&mut self, changes: Changes) {
+        for warning in changes.warnings {
+            self.warn(warning);
+        }
+        // What is gone goes first: its inode's number may be that of what has come.
+        for binary in changes.gone {
+            let inode = inode_of(&binary);
+            if self.runtimes.get(&inode).is_some_and(|known| known.binary.identity() == binary.identity())
+                && let Some(old) = self.runtimes.remove(&inode)
+            {
+                self.log.log(Level::Info, format!("{} is gone", binary.host_path.display()));
+                self.workers.submit(Job::Unmark(old.mark));
+            }
+        }
+        for (binary, mark) in changes.marked {
+            match mark {
+                Ok(mark) => self.marked(binary, mark),
+                Err(error) => self.warn(format!("{} is not marked: {error}", binary.host_path.display())),
+            }
+        }
+        for (binary, mark) in changes.likely {
+            self.keep(binary, mark);
         }
     }
 
@@ -306,6 +364,7 @@ impl Engine {
     fn run(&mut self) {
         let mut events = Vec::new();
         let mut ended = Vec::new();
+        let mut seen = Vec::new();
         while !self.closing {
             let due = [
                 self.lifecycle.next_due(),
@@ -329,6 +388,17 @@ impl Engine {
             }
             for event in events.drain(..) {
                 self.event(event, at, time);
+            }
+            if let Some(exec_watch) = &mut self.exec_watch {
+                exec_watch.drain(&mut seen);
+                let missed = exec_watch.missed();
+                if missed.untold > 0 {
+                    self.apply(Input::Overflow { time });
+                    self.workers.submit(Job::Existing { search: self.search.clone() });
+                }
+            }
+            for seen in seen.drain(..) {
+                self.seen(seen, at, time);
             }
             let now = Instant::now();
             self.give_up(now);
@@ -391,6 +461,21 @@ impl Engine {
         self.holds.insert(hold, event);
         self.reading.push_back((at + PATIENCE, hold));
         self.workers.submit(job);
+    }
+
+    /// The init of some pid namespace has executed a program.
+    fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+        let ancestors: Vec<i32> = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
+        if self.lifecycle.tells_of(seen.init, &ancestors) {
+            return;
+        }
+        let existing = seen.init.start_time < self.started;
+        if existing && !self.tells_existing {
+            return;
+        }
+        let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
+        let (init, search) = (seen.init, self.search.clone());
+        self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
     }
 
     /// Lets go what a worker could not read in time.
@@ -501,25 +586,30 @@ impl Engine {
                 };
                 self.apply(Input::InitFound { life, init, marked, time });
             }
-            Outcome::Discovered { discovered, marks } => {
-                for warning in &discovered.warnings {
-                    self.warn(warning.to_string());
+            Outcome::Changed(changes) => self.changed(changes),
+            Outcome::Untold { untold, learned } => {
+                if let Some((binary, mark)) = learned {
+                    self.log.log(
+                        Level::Warn,
+                        format!("{} is a container runtime that nothing named", binary.host_path.display()),
+                    );
+                    self.marked(binary, mark);
                 }
-                for (binary, mark) in marks {
-                    match mark {
-                        Ok(mark) => self.marked(binary, mark),
-                        Err(error) => {
-                            self.warn(format!("{} is not marked: {error}", binary.host_path.display()));
-                        }
-                    }
-                }
+                self.apply(Input::Untold(untold));
             }
             Outcome::Ended { process, time } => {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
             }
-            Outcome::Existing { found } => {
+            Outcome::Existing { found, strangers } => {
                 for (key, container, process) in found {
                     self.apply(Input::Existing { key, container, process, time: SystemTime::now() });
+                }
+                for init in strangers {
+                    let (search, time) = (self.search.clone(), SystemTime::now());
+                    let ancestors = proc::ancestors(init.pid);
+                    if !self.lifecycle.tells_of(init, &ancestors) {
+                        self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });
+                    }
                 }
             }
         }
@@ -661,6 +751,14 @@ impl Engine {
     }
 }
 
+/// The moment now, in the unit of processes' start times.
+fn own_start_time() -> u64 {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    // USER_HZ is 100 wherever there are containers.
+    (seconds * 100.0) as u64
+}
+
 /// Has the pid not been used again? Without BPF an end may be told after its pid is free.
 fn is_there(process: Process) -> bool {
     proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
@@ -676,6 +774,7 @@ fn sources(binary: &Binary) -> String {
             Source::Environment => "RUNTIME_PATH".to_owned(),
             Source::Config(path) => format!("configured in {}", path.display()),
             Source::Engine { pid, name } => format!("used by {name}, process {pid}"),
+            Source::Learned => "seen at work".to_owned(),
         })
         .collect();
     words.join(", ")

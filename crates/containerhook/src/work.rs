@@ -20,10 +20,13 @@ use crate::config::Config;
 use crate::entrypoint;
 use crate::event::{Container, EventKind, ExecProcess, Runtime};
 use crate::exit::Process;
-use crate::lifecycle::{self, Finished, HoldId, Key, LifeId};
+use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
+use crate::marker::Changes;
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
-use crate::runtime::{self, Binary, Discovered, Role, Search};
+use crate::runtime::existing::Existing;
+use crate::runtime::{self, Binary, Role, Search};
+use crate::stranger;
 
 /// Words of a command line that are told are cut here.
 const MOST_ID: usize = 1024;
@@ -52,12 +55,10 @@ pub(crate) enum Job {
     },
     /// The create process has ended: where is init?
     FindInit { life: LifeId, creation: Arc<Creation>, mark: Option<Config> },
-    /// Look for runtimes, and mark what is new.
-    Discover { search: Search, known: Vec<InodeId> },
-    /// Look at one place again, where a file has come or gone.
-    Rediscover { place: runtime::Place },
     /// Look for containers that run already.
     Existing { search: Search },
+    /// The kernel has shown the first program of a container that nothing held.
+    Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
@@ -90,12 +91,15 @@ pub(crate) enum Outcome {
         entry: Option<MarkedEntry>,
         time: SystemTime,
     },
-    Discovered {
-        discovered: Discovered,
-        marks: Vec<(Binary, Result<Mark, fanotify::Error>)>,
-    },
+    Changed(Changes),
+    /// `strangers`: inits of pid namespaces that no state tells of.
     Existing {
         found: Vec<(Key, Container, Process)>,
+        strangers: Vec<Process>,
+    },
+    Untold {
+        untold: Box<Untold>,
+        learned: Option<(Binary, Mark)>,
     },
     /// A process that was to be watched had ended already.
     Ended {
@@ -168,40 +172,28 @@ impl Worker {
                 };
                 Some(Outcome::Init { life, found, entry, time: SystemTime::now() })
             }
-            Job::Discover { search, known } => {
-                let discovered = runtime::discover(&search);
-                let new: Vec<Binary> =
-                    discovered.binaries.iter().filter(|b| !known.contains(&inode_of(b))).cloned().collect();
-                let marks = self.mark_binaries(new);
-                Some(Outcome::Discovered { discovered, marks })
+            Job::Existing { search } => {
+                let known = runtime::existing::existing(&search);
+                let strangers = runtime::existing::strangers(&search, &known);
+                let strangers = strangers
+                    .into_iter()
+                    .filter_map(|(pid, start_time)| {
+                        Some(Process { pid: i32::try_from(pid).ok()?, start_time })
+                    })
+                    .collect();
+                let found =
+                    known.into_iter().filter_map(|found| existing_container(&search, found)).collect();
+                Some(Outcome::Existing { found, strangers })
             }
-            Job::Rediscover { place } => {
-                let marks = self.mark_binaries(place.find());
-                Some(Outcome::Discovered { discovered: Discovered::default(), marks })
+            Job::Stranger { init, ancestors, search, existing, time } => {
+                Some(self.stranger(init, ancestors, &search, existing, time))
             }
-            Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
                 let _ = mark.remove();
                 None
             }
         }
-    }
-
-    pub(crate) fn mark_binaries(
-        &self,
-        binaries: Vec<Binary>,
-    ) -> Vec<(Binary, Result<Mark, fanotify::Error>)> {
-        let Some(group) = self.group.upgrade() else { return Vec::new() };
-        binaries
-            .into_iter()
-            .filter_map(|binary| {
-                // Gone since it was found: its successor is found in its turn.
-                let file = binary.open().ok()?;
-                let mark = group.mark_fd(&file).map(|mark| mark.with_path(&binary.host_path));
-                Some((binary, mark))
-            })
-            .collect()
     }
 
     fn command(
@@ -231,7 +223,9 @@ impl Worker {
         if invocation.verb == Verb::Monitor {
             return monitor(hold, invocation);
         }
-        let Some(id) = invocation.id.clone().filter(|_| invocation.verb.names_container()) else {
+        let Some(id) =
+            invocation.id.clone().filter(|_| invocation.verb.names_container() && !invocation.regex)
+        else {
             return Outcome::Passed { hold, why: None };
         };
         if let Some(why) = unfit(&id) {
@@ -377,6 +371,82 @@ impl Worker {
         let entry =
             entrypoint::resolve_in_root(root.as_fd(), config.outline()).map_err(|why| why.to_string())?;
         self.mark_file(entry)
+    }
+
+    /// What can be said of a container that nothing held; its runtime is marked, so that the next one is.
+    fn stranger(
+        &self,
+        init: Process,
+        ancestors: Vec<i32>,
+        search: &Search,
+        existing: bool,
+        time: SystemTime,
+    ) -> Outcome {
+        let said = stranger::look(init.pid, &ancestors);
+        if said.runtime.is_none() {
+            // Its runtime has ended, and left its state where runtimes do.
+            let found = runtime::existing::existing(search).into_iter();
+            let ours = found.filter_map(|found| existing_container(search, found));
+            if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
+                let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
+                return Outcome::Untold { untold: Box::new(untold), learned: None };
+            }
+        }
+        let facts = proc::task_facts(init.pid);
+        // Whose it is: who runs the processes above it, which are not in its namespaces.
+        let owner = ancestors.iter().find_map(|pid| proc::task_facts(*pid).ok()).or(facts.ok());
+        let trusted = owner.as_ref().is_some_and(|owner| self.trusts(owner));
+        let owner_uid = owner.map_or(0, |owner| owner.euid);
+        let runtime = said.runtime.clone().map(|name| Runtime::new(name, ""));
+        let mut container = Container {
+            id: said.id.clone(),
+            pid: u32::try_from(init.pid).ok(),
+            runtime,
+            rootless: !trusted,
+            owner_uid,
+            state_root: said.state_root.clone(),
+            ..Container::default()
+        };
+        let mut learned = None;
+        if let Some(pid) = said.learned.filter(|_| trusted) {
+            let links = ["root", "cwd"].map(|name| {
+                let flags = libc::O_PATH | libc::O_DIRECTORY;
+                File::options().read(true).custom_flags(flags).open(format!("/proc/{pid}/{name}"))
+            });
+            if let [Ok(root), Ok(cwd)] = links {
+                let (root, cwd) = (root.as_fd(), cwd.as_fd());
+                let caller = Caller { root, cwd, fsuid: 0, fsgid: 0, groups: &[], trusted };
+                let state = said.state.as_ref().and_then(|path| state_file::read_state(&caller, path).ok());
+                let bundle = said.bundle.clone().or_else(|| state?.bundle);
+                let opened = bundle::open(&caller, bundle.as_deref());
+                container.bundle = opened.host_path.or(said.bundle);
+                match opened.config {
+                    Ok(config) => container.config = Some(config),
+                    Err(error) => container.config_error = Some(error.to_string()),
+                }
+            }
+            // `make start x` reads like a runtime's command line too: a bundle is what makes the difference.
+            learned = if container.config.is_some() { self.learn(pid) } else { None };
+            if let Some((binary, _)) = &learned {
+                container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
+            }
+        }
+        let name = said.name;
+        describe(&mut container, ancestors.first().copied().unwrap_or_default());
+        container.name = name.or(container.name);
+        let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
+        let key = Key::new(state_root, said.id.into(), owner_uid);
+        let untold = Untold { key, container, init, ancestors, existing, time };
+        Outcome::Untold { untold: Box::new(untold), learned }
+    }
+
+    /// Marks the executable of a process that turned out to be a runtime.
+    fn learn(&self, pid: i32) -> Option<(Binary, Mark)> {
+        let binary = Binary::of_process(pid)?;
+        let file =
+            File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/exe")).ok()?;
+        let mark = self.group.upgrade()?.mark_fd(&file).ok()?.with_path(&binary.host_path);
+        Some((binary, mark))
     }
 
     fn mark_file(&self, entry: entrypoint::Entrypoint) -> Result<MarkedEntry, String> {
@@ -563,35 +633,30 @@ fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
 }
 
-/// Containers that run already, with what their bundles say.
-fn existing(search: &Search) -> Vec<(Key, Container, Process)> {
-    runtime::existing::existing(search)
-        .into_iter()
-        .filter_map(|found| {
-            let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
-            let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
-            let mut container = Container {
-                pid: Some(found.pid),
-                runtime: Some(Runtime::new(found.runtime, "")),
-                state_root: found.state_root,
-                rootless: found.owner_uid != 0,
-                owner_uid: found.owner_uid,
-                ..Container::default()
-            };
-            if let Some(bundle) = &found.bundle {
-                match existing_config(search, bundle, found.owner_uid) {
-                    Ok(config) => container.config = Some(config),
-                    Err(error) => container.config_error = Some(error.to_string()),
-                }
-            }
-            container.bundle = found.bundle;
-            container.id = found.id;
-            describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
-            container.name = found.name.or(container.name);
-            let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
-            Some((key, container, process))
-        })
-        .collect()
+/// A container that runs already, with what its bundle says.
+fn existing_container(search: &Search, found: Existing) -> Option<(Key, Container, Process)> {
+    let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
+    let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
+    let mut container = Container {
+        pid: Some(found.pid),
+        runtime: Some(Runtime::new(found.runtime, "")),
+        state_root: found.state_root,
+        rootless: found.owner_uid != 0,
+        owner_uid: found.owner_uid,
+        ..Container::default()
+    };
+    if let Some(bundle) = &found.bundle {
+        match existing_config(search, bundle, found.owner_uid) {
+            Ok(config) => container.config = Some(config),
+            Err(error) => container.config_error = Some(error),
+        }
+    }
+    container.bundle = found.bundle;
+    container.id = found.id;
+    describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
+    container.name = found.name.or(container.name);
+    let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
+    Some((key, container, process))
 }
 
 /// The configuration in a bundle that the listener has found by itself.

@@ -1,7 +1,8 @@
 //! conmon, which executes the runtime for Podman and CRI-O and knows the container's name.
 //!
 //! conmon reads with GLib: options anywhere, joined letters, a letter's value always in the next argument, no
-//! abbreviations. Arguments that are no options mean nothing to it: Podman passes `--api-version 1`, and the `1` is one.
+//! abbreviations. Arguments that are no options mean nothing to it: Podman passes `--api-version 1`, and the
+//! `1` is one.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! crun, and the names it goes under (krun, crun-wasm, crun-vm).
 //!
-//! crun reads with argp in order: getopt's spellings (`-dbDIR`, abbreviations such as `--bun`), and the first argument that
-//! is no option ends the options, before the verb and behind it. What follows the id is the id's (`exec`) or refused.
+//! crun reads with argp in order: getopt's spellings (`-dbDIR`, abbreviations such as `--bun`), and the first
+//! argument that is no option ends the options, before the verb and behind it. What follows the id is the
+//! id's (`exec`) or refused.
 
 use std::ffi::OsStr;
 

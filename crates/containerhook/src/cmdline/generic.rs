@@ -1,13 +1,14 @@
 //! A command line that looks like an OCI runtime's, of a program nobody has told us about; and of wrappers.
 //!
-//! What such programs have in common is the OCI runtimes' habit `PROGRAM [GLOBAL…] VERB [OPTION…] ID`, nearly always with
-//! runc's option names. So the options are read with the union of the names that the known runtimes have, in the loosest
-//! spelling (one dash or two, `=` or the next word, `-bDIR`), on both sides of the id. An option that no known runtime
-//! has is ambiguous: is the word behind it its value? Before the verb it is, unless it is a verb itself. Behind the verb it
-//! is, unless it is the last word, which then is the id.
+//! What such programs have in common is the OCI runtimes' habit `PROGRAM [GLOBAL…] VERB [OPTION…] ID`, nearly
+//! always with runc's option names. So the options are read with the union of the names that the known
+//! runtimes have, in the loosest spelling (one dash or two, `=` or the next word, `-bDIR`), on both sides of
+//! the id. An option that no known runtime has is ambiguous: is the word behind it its value? Before the verb
+//! it is, unless it is a verb itself. Behind the verb it is, unless it is the last word, which then is the
+//! id.
 //!
-//! A wrapper (`sudo runc create …`, `nsenter -m runc run …`) names the runtime before the verb. The line is then read from
-//! there on, as that runtime's.
+//! A wrapper (`sudo runc create …`, `nsenter -m runc run …`) names the runtime before the verb. The line is
+//! then read from there on, as that runtime's.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -59,10 +60,10 @@ fn is_anchor(word: &OsStr) -> bool {
 
 /// Whether this is plausibly the command line of an OCI runtime that is asked something about a container.
 ///
-/// For learning runtimes that no list names. Wrappers (`sudo runc …`) are not meant: the verb must be the first word. It is a
-/// necessary condition and a weak one (`make run tests` has the same form), so the caller should see other evidence too:
-/// that a container did start below this process, or, for a verb that creates, that the bundle (else the working
-/// directory) holds a `config.json`.
+/// For learning runtimes that no list names. Wrappers (`sudo runc …`) are not meant: the verb must be the
+/// first word. It is a necessary condition and a weak one (`make run tests` has the same form), so the caller
+/// should see other evidence too: that a container did start below this process, or, for a verb that creates,
+/// that the bundle (else the working directory) holds a `config.json`.
 pub(crate) fn looks_like_oci(argv: &[OsString]) -> bool {
     let argv = oci::borrow(argv);
     let (inv, tail) = oci::parse_with_tail(&GRAMMAR, argv.get(1..).unwrap_or_default());

@@ -1,11 +1,12 @@
 //! argv of a container runtime → [`Invocation`].
 //!
-//! Pure: no files, no clock, no environment. Arguments are the caller's words, so paths stay as they were written
-//! (relative ones too) and are to be resolved from the caller's own root and working directory.
+//! Pure: no files, no clock, no environment. Arguments are the caller's words, so paths stay as they were
+//! written (relative ones too) and are to be resolved from the caller's own root and working directory.
 //!
-//! Each family has a file of its own with its options, read from the program's source and tested against the program.
-//! Where a program accepts a command line, the reading here is the program's. Where it refuses one, the reading is
-//! lenient: the program fails by itself, and a newer one may know an option that the tables do not have.
+//! Each family has a file of its own with its options, read from the program's source and tested against the
+//! program. Where a program accepts a command line, the reading here is the program's. Where it refuses one,
+//! the reading is lenient: the program fails by itself, and a newer one may know an option that the tables do
+//! not have.
 //!
 //! The work is linear in the length of the command line, whatever it contains.
 
@@ -45,7 +46,8 @@ pub(crate) enum Family {
 impl Family {
     /// Guesses the family by the name of the executable file; a path is reduced to its last component.
     ///
-    /// A guess only: `oci-runtime` may be any of them, and then [`Family::Generic`] reads what they have in common.
+    /// A guess only: `oci-runtime` may be any of them, and then [`Family::Generic`] reads what they have in
+    /// common.
     pub(crate) fn guess(exe_file_name: &OsStr) -> Family {
         let bytes = exe_file_name.as_bytes();
         let name = bytes.rsplit(|&b| b == b'/').next().unwrap_or_default();
@@ -76,7 +78,8 @@ impl Family {
             }
             Family::Crun => Some(StateFile { name: StateName::InDirectory("status"), pid_key: "pid" }),
             Family::Youki => Some(StateFile { name: StateName::InDirectory("state.json"), pid_key: "pid" }),
-            // runsc: the sandbox's id is not on the command line of its other containers, so only the ends are fixed.
+            // runsc: the sandbox's id is not on the command line of its other containers, so only the ends
+            // are fixed.
             Family::Runsc => Some(StateFile {
                 name: StateName::Beside { after_id: "_sandbox:", end: ".state" },
                 pid_key: "pid",
@@ -247,8 +250,8 @@ impl Verb {
 /// All words are the caller's: nothing here has been checked, and an id may be anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Invocation {
-    /// The family whose options were used. [`parse`] may answer another one than it was given: for a wrapper whose
-    /// command line names the runtime.
+    /// The family whose options were used. [`parse`] may answer another one than it was given: for a wrapper
+    /// whose command line names the runtime.
     pub(crate) family: Family,
     /// What is asked for.
     pub(crate) verb: Verb,
@@ -256,7 +259,8 @@ pub(crate) struct Invocation {
     pub(crate) id: Option<OsString>,
     /// Further containers of `delete`: runsc takes many, the others refuse more than one.
     pub(crate) more_ids: Vec<OsString>,
-    /// `--bundle` as written. `None`: the caller's working directory.
+    /// `--bundle` as written. `None`: the caller's working directory. That of conmon, with `--exec`, is the exec
+    /// session's.
     pub(crate) bundle: Option<PathBuf>,
     /// `--pid-file` as written (conmon: `--container-pidfile`).
     pub(crate) pid_file: Option<PathBuf>,
@@ -268,7 +272,7 @@ pub(crate) struct Invocation {
     pub(crate) log_format: Option<OsString>,
     /// `--console-socket`.
     pub(crate) console_socket: Option<PathBuf>,
-    /// `--config`: crun's other name for config.json, relative to the caller's working directory and not the bundle.
+    /// `--config` of crun, relative to the caller's working directory; `config.json` itself is the bundle's.
     pub(crate) config_file: Option<PathBuf>,
     /// `--detach`, of `run`, `restore` and `exec`.
     pub(crate) detach: bool,
@@ -369,8 +373,8 @@ pub(crate) struct ExecRequest {
 
 /// Reads a command line. `argv` is the whole of it, `argv[0]` included; it may be empty and hold anything.
 ///
-/// The family is the caller's knowledge of the *executable*: what `argv[0]` claims is not looked at, save for the names
-/// under which runsc executes itself.
+/// The family is the caller's knowledge of the *executable*: what `argv[0]` claims is not looked at, save for
+/// the names under which runsc executes itself.
 pub(crate) fn parse(family: Family, argv: &[OsString]) -> Invocation {
     parse_borrowed(family, &oci::borrow(argv))
 }

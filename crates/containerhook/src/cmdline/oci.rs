@@ -170,7 +170,9 @@ fn read_verb(grammar: &Grammar, inv: &mut Invocation, help: &mut bool, args: &[&
 pub(super) fn apply(inv: &mut Invocation, help: &mut bool, key: Key, value: Option<&OsStr>) {
     let on = || switch(value);
     let word = || value.map(OsStr::to_os_string);
-    let path = || value.map(PathBuf::from);
+    // Go programs cannot tell an empty value from none.
+    let go = matches!(inv.family, Family::Runc | Family::Runsc | Family::Generic);
+    let path = || value.filter(|v| !(go && v.is_empty())).map(PathBuf::from);
     match key {
         Key::All => inv.all = on(),
         Key::Bundle => inv.bundle = path(),
@@ -191,7 +193,9 @@ pub(super) fn apply(inv: &mut Invocation, help: &mut bool, key: Key, value: Opti
         Key::PreserveFds => inv.preserve_fds = value.and_then(OsStr::to_str).and_then(|s| s.parse().ok()),
         Key::Regex => inv.regex = on(),
         Key::Resources => inv.resources_file = path(),
-        Key::Root => inv.root = path(),
+        // An empty state root is the working directory, but runsc's own default.
+        Key::Root if inv.family == Family::Runsc => inv.root = path(),
+        Key::Root => inv.root = value.map(PathBuf::from),
         Key::Rootless => inv.rootless = tristate(value),
         Key::SystemdCgroup => inv.systemd_cgroup = on(),
         Key::WorkPath => inv.work_path = path(),
@@ -212,7 +216,8 @@ pub(super) fn apply(inv: &mut Invocation, help: &mut bool, key: Key, value: Opti
     }
 }
 
-/// The value of a switch: Go takes `--switch=VALUE` with any of these words for "off", and refuses what is neither.
+/// The value of a switch: Go takes `--switch=VALUE` with any of these words for "off", and refuses what is
+/// neither.
 fn switch(value: Option<&OsStr>) -> bool {
     !value.is_some_and(|v| matches!(v.as_bytes(), b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False"))
 }

@@ -1,12 +1,14 @@
 //! runc, and what is built on its command line.
 //!
-//! runc reads with urfave/cli: version 1.22 up to runc 1.4, version 3 after it. Both are Go's `flag` at heart (`-flag` is
-//! `--flag`, `--switch=false`), and both find options behind the id: version 1 moves options to the front and then reads
-//! (see [`reorder`]), version 3 reads on. A line that version 1 accepts is read as it does; any other line as version 3
-//! does, which also takes global options behind the verb. `exec` and `ps` leave what follows the id alone.
+//! runc reads with urfave/cli: version 1.22 up to runc 1.4, version 3 after it. Both are Go's `flag` at heart
+//! (`-flag` is `--flag`, `--switch=false`), and both find options behind the id: version 1 moves options to
+//! the front and then reads (see [`reorder`]), version 3 reads on. A line that version 1 accepts is read as
+//! it does; any other line as version 3 does, which also takes global options behind the verb. `exec` and
+//! `ps` leave what follows the id alone.
 //!
-//! Two lines that both accept are read as version 3 does, since they cannot work with version 1: `kill ID --all 9` (the 9
-//! moves along with `--all` and becomes the id), and `exec ID -- CMD` (version 1 tries to execute `--`).
+//! Two lines that both accept are read as version 3 does, since they cannot work with version 1: `kill ID
+//! --all 9` (the 9 moves along with `--all` and becomes the id), and `exec ID -- CMD` (version 1 tries to
+//! execute `--`).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -41,9 +43,9 @@ fn verb(word: &OsStr) -> Verb {
 
 /// Moves options to the front, as urfave/cli 1.22 does before it reads.
 ///
-/// It does not know which options take a value, so whatever follows an option without `=` moves along with it, unless it is an
-/// option itself. That a switch takes along the id, and that the last of `create DIR ID --bundle` takes DIR for its value,
-/// is what the program does.
+/// It does not know which options take a value, so whatever follows an option without `=` moves along with
+/// it, unless it is an option itself. That a switch takes along the id, and that the last of `create DIR ID
+/// --bundle` takes DIR for its value, is what the program does.
 fn reorder<'a>(options: &[Opt<Key>], args: &[&'a OsStr]) -> Vec<&'a OsStr> {
     let is_option = |arg: &OsStr| match arg.as_bytes() {
         b"-" | b"--" => false,

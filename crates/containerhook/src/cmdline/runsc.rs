@@ -1,8 +1,9 @@
 //! gVisor's runsc.
 //!
-//! runsc reads with Go's `flag`: any number of dashes up to two, and the first argument that is no option ends the options,
-//! before the verb and behind it. It executes itself as `runsc-gofer`, `runsc-sandbox` and `runsc-exec`; the last has the
-//! whole command line of an `exec --detach` less that option, so `argv[0]` is what tells it apart.
+//! runsc reads with Go's `flag`: any number of dashes up to two, and the first argument that is no option
+//! ends the options, before the verb and behind it. It executes itself as `runsc-gofer`, `runsc-sandbox` and
+//! `runsc-exec`; the last has the whole command line of an `exec --detach` less that option, so `argv[0]` is
+//! what tells it apart.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -125,8 +126,9 @@ const EVENTS: &[Opt<Key>] = &[HELP, value("interval", 0, Key::Ignored), flag("st
 
 const PLAIN: &[Opt<Key>] = &[HELP];
 
-// runsc writes its own options as `--flag=value`, where the kind does not matter; people also write `--flag value`, where it
-// does. Switches and others therefore stand here with their kind, of the 2022 and the 2026 versions.
+// runsc writes its own options as `--flag=value`, where the kind does not matter; people also write `--flag
+// value`, where it does. Switches and others therefore stand here with their kind, of the 2022 and the 2026
+// versions.
 const GLOBAL: &[Opt<Key>] = &[
     HELP,
     flag("version", 0, Key::Help),

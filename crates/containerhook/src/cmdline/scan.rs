@@ -1,8 +1,8 @@
 //! The option scanner that the families share.
 //!
-//! Five programs read their options in four dialects (Go's `flag`, GNU `getopt_long`, clap, GLib). They differ in few
-//! points, so a dialect is data ([`Dialect`]) and there is one loop. The loop is linear in the number of arguments and
-//! allocates nothing but the list of positional arguments.
+//! Five programs read their options in four dialects (Go's `flag`, GNU `getopt_long`, clap, GLib). They
+//! differ in few points, so a dialect is data ([`Dialect`]) and there is one loop. The loop is linear in the
+//! number of arguments and allocates nothing but the list of positional arguments.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -85,7 +85,8 @@ pub(super) const GLIB: Dialect =
 pub(super) enum Unknown {
     /// The option is a switch.
     Switch,
-    /// The next word is the value, unless it is the last word: for verbs whose only positional argument is the id.
+    /// The next word is the value, unless it is the last word: for verbs whose only positional argument is
+    /// the id.
     ValueUnlessLast,
     /// The next word is the value, unless this says that it is a verb: for options before the verb.
     ValueUnless(fn(&OsStr) -> bool),
@@ -100,12 +101,13 @@ pub(super) struct Scan<'s, 'a> {
     pub(super) rest: &'s [&'a OsStr],
     /// The last word that was taken for the value of an unknown option.
     pub(super) guessed: Option<&'a OsStr>,
-    /// An option was met that the tables do not have, or one whose value is missing: the program that the tables are of
-    /// refuses the line.
+    /// An option was met that the tables do not have, or one whose value is missing: the program that the
+    /// tables are of refuses the line.
     pub(super) misfit: bool,
 }
 
-/// Reads `args` until `stop_after` positional arguments were met; calls `take` for each option with its value.
+/// Reads `args` until `stop_after` positional arguments were met; calls `take` for each option with its
+/// value.
 ///
 /// A switch is handed on with `Some` only where the dialect knows `--switch=VALUE`.
 pub(super) fn scan<'s, 'a, K: Copy>(
@@ -280,7 +282,7 @@ pub(super) fn find_long<'t, K: Copy>(
     if exact.is_some() || !dialect.abbreviations {
         return exact;
     }
-    // Where more than one begins so the program refuses, unless the others are newer than it: tables begin with the
-    // oldest options, so the first is the one that an older program knows.
+    // Where more than one begins so the program refuses, unless the others are newer than it: tables begin
+    // with the oldest options, so the first is the one that an older program knows.
     all().find(|o| !o.long.is_empty() && o.long.as_bytes().starts_with(name))
 }

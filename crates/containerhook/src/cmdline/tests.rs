@@ -80,6 +80,10 @@ fn each_family_has_its_state_where_the_program_puts_it() {
     assert_eq!(Family::Generic.default_state_root(&user), None);
     let inv = parse(Family::Runc, &argv("runc --root /r state c1"));
     assert_eq!(inv.state_root(&user), path("/r"));
+    // Seen with strace: runc and crun look in their working directory.
+    assert_eq!(parse(Family::Runc, &argv("runc --root= state c1")).root, path(""));
+    assert_eq!(parse(Family::Crun, &argv("crun --root= state c1")).root, path(""));
+    assert_eq!(parse(Family::Runsc, &argv("runsc --root= state c1")).root, None);
 }
 
 #[test]

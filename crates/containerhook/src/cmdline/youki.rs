@@ -1,7 +1,8 @@
 //! youki.
 //!
-//! youki reads with clap: options on either side of the id, joined letters (`-dbDIR`, `-b=DIR`), no abbreviations. `exec`
-//! stops at the command, not at the id: `exec ID -t CMD -x` has a terminal, and `-x` is the command's.
+//! youki reads with clap: options on either side of the id, joined letters (`-dbDIR`, `-b=DIR`), no
+//! abbreviations. `exec` stops at the command, not at the id: `exec ID -t CMD -x` has a terminal, and `-x` is
+//! the command's.
 
 use std::ffi::OsStr;
 

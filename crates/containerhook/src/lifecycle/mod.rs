@@ -7,6 +7,7 @@
 mod lane;
 #[cfg(test)]
 mod tests;
+mod untold;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::notifier::OnTimeout;
 use crate::outlet::Level;
 
 use lane::{Effect, Telling, Turn};
+pub(crate) use untold::Untold;
 
 /// A container's life.
 pub(crate) type LifeId = u64;
@@ -136,13 +138,42 @@ pub(crate) enum Init {
 pub(crate) enum Input {
     Command(Box<Command>),
     Entry(Box<Entry>),
-    Finished { life: LifeId, outcome: Finished },
-    InitFound { life: LifeId, init: Init, marked: bool, time: SystemTime },
-    Ended { process: Process, status: ExitStatus, time: SystemTime },
-    Replied { token: Token, decision: Result<Decision, String> },
-    WatchTermination { id: String, process: Process, ended: bool, time: SystemTime },
-    Existing { key: Key, container: Container, process: Process, time: SystemTime },
-    Overflow { time: SystemTime },
+    Finished {
+        life: LifeId,
+        outcome: Finished,
+    },
+    InitFound {
+        life: LifeId,
+        init: Init,
+        marked: bool,
+        time: SystemTime,
+    },
+    Ended {
+        process: Process,
+        status: ExitStatus,
+        time: SystemTime,
+    },
+    Replied {
+        token: Token,
+        decision: Result<Decision, String>,
+    },
+    WatchTermination {
+        id: String,
+        process: Process,
+        ended: bool,
+        time: SystemTime,
+    },
+    Existing {
+        key: Key,
+        container: Container,
+        process: Process,
+        time: SystemTime,
+    },
+    /// The kernel has shown the first program of a container that nothing held.
+    Untold(Box<Untold>),
+    Overflow {
+        time: SystemTime,
+    },
 }
 
 #[derive(Debug)]
@@ -398,6 +429,7 @@ impl Lifecycle {
             Input::Existing { key, container, process, time } => {
                 self.existing(key, container, process, time, now, out);
             }
+            Input::Untold(untold) => self.untold(*untold, now, out),
             Input::Overflow { time } => {
                 let event = ContainerEvent {
                     existing: false,

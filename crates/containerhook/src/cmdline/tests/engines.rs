@@ -1,5 +1,5 @@
-//! Command lines as the engines write them: seen with strace on containerd 1.6, Docker 20.10, Podman 4.3 and buildah 1.28, unless
-//! a line says otherwise; long ids and paths are shortened.
+//! Command lines as the engines write them: seen with strace on containerd 1.6, Docker 20.10, Podman 4.3 and
+//! buildah 1.28, unless a line says otherwise; long ids and paths are shortened.
 
 use super::*;
 

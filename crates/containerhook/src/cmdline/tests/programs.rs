@@ -1,9 +1,9 @@
 //! Random command lines, read by the installed programs and by us.
 //!
-//! The programs tell in their error messages how they understood a line: runc and crun name the bundle that they cannot enter,
-//! all name the container that does not exist. Where a program understood the line, we must have understood the same;
-//! where it refused the line, anything goes. No line can start a container: no bundle in the vocabulary has a valid
-//! config.json, and the state root is an empty folder.
+//! The programs tell in their error messages how they understood a line: runc and crun name the bundle that
+//! they cannot enter, all name the container that does not exist. Where a program understood the line, we
+//! must have understood the same; where it refused the line, anything goes. No line can start a container: no
+//! bundle in the vocabulary has a valid config.json, and the state root is an empty folder.
 
 use std::process::Command;
 
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// Few, the same ones each time; `PROPTEST_CASES` asks for more, and for others.
 const CASES: u32 = 150;
 
 struct Bench {
@@ -76,14 +77,20 @@ impl Bench {
         vocabulary: &'static [&'static str],
         check: impl Fn(&[OsString], &str) -> Option<Result<(), String>>,
     ) -> u32 {
-        let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-        let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let config = Config { failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+        let mut runner = match std::env::var_os("PROPTEST_CASES") {
+            Some(_) => TestRunner::new(config),
+            None => {
+                let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+                TestRunner::new_with_rng(Config { cases: CASES, ..config }, rng)
+            }
+        };
         let line = (
             prop::sample::select(heads),
             prop::collection::vec(prop::sample::select(vocabulary).prop_map(String::from), 1..7),
         );
         let understood = std::cell::Cell::new(0);
-        let verdict = TestRunner::new_with_rng(config, rng).run(&line, |(head, tail)| {
+        let verdict = runner.run(&line, |(head, tail)| {
             let argv = self.argv(head, &tail);
             let output = self.output(&argv);
             match check(&argv, &output) {
@@ -124,6 +131,7 @@ fn runc_reads_bundles_as_we_do() {
         "--b",
         "-bundle",
         "--bundle=/n1",
+        "--bundle=",
         "-b=/n2",
         "-bundle=/n3",
         "/n4",
@@ -417,6 +425,7 @@ fn runsc_reads_bundles_as_we_do() {
         "--bundle",
         "-bundle",
         "--bundle=/n1",
+        "--bundle=",
         "-bundle=/n3",
         "/n4",
         "/n5",

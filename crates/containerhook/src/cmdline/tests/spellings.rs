@@ -47,7 +47,11 @@ fn runc_bundle() {
 #[test]
 fn runc_no_bundle_is_the_working_directory() {
     let expected = Invocation { verb: Verb::Run, id: os("c1"), ..Invocation::new(Family::Runc) };
-    each(Family::Runc, &["runc run c1", "runc run -- c1", "runc run -d=false c1"], &expected);
+    each(
+        Family::Runc,
+        &["runc run c1", "runc run -- c1", "runc run -d=false c1", "runc run --bundle= c1"],
+        &expected,
+    );
     let relative = Invocation { bundle: path("../b"), ..expected };
     each(Family::Runc, &["runc run -b ../b c1"], &relative);
 }
