@@ -539,7 +539,10 @@ impl Engine {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
                         && let Some((_, name)) = self.names.remove(at)
                     {
-                        command.container.name.get_or_insert(name);
+                        // CRI-O's conmon is called by a mangled name that says less than the annotations.
+                        if command.container.kubernetes.is_none() {
+                            command.container.name.get_or_insert(name);
+                        }
                     }
                     self.creations.insert(hold, creation);
                 }

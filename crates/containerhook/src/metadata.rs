@@ -66,7 +66,7 @@ pub struct Kubernetes {
 pub(crate) struct Evidence<'a> {
     pub(crate) id: &'a str,
     pub(crate) outline: Option<&'a Outline>,
-    /// The bundle, as its caller or as the host sees it.
+    /// The bundle, as its caller sees it.
     pub(crate) bundle: Option<&'a Path>,
     /// The runtime's `--root`.
     pub(crate) state_root: Option<&'a Path>,

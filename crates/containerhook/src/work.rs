@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,11 @@ pub(crate) struct Creation {
 }
 
 impl Creation {
+    fn open_bundle(&self) -> bundle::Opened {
+        let Invocation { bundle, config_file, .. } = &self.invocation;
+        bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
+    }
+
     fn caller(&self) -> Caller<'_> {
         Caller {
             root: self.root.as_fd(),
@@ -281,18 +286,14 @@ impl Worker {
         let mut creation = None;
         if creates {
             let mut made = Creation { task, root, cwd, trusted, bundle: None, invocation };
-            let opened = bundle::open_with_config(
-                &made.caller(),
-                made.invocation.bundle.as_deref(),
-                made.invocation.config_file.as_deref(),
-            );
+            let opened = made.open_bundle();
             container.bundle = opened.host_path.or_else(|| made.invocation.bundle.clone());
             match opened.config {
                 Ok(config) => container.config = Some(config),
                 Err(error) => container.config_error = Some(error.to_string()),
             }
             made.bundle = opened.dir;
-            describe(&mut container, parent);
+            describe(&mut container, parent, Some(&made.caller()));
             creation = Some(Arc::new(made));
         }
         let command = lifecycle::Command {
@@ -322,7 +323,12 @@ impl Worker {
         let mut config = config;
         if let Some(change) = change {
             let written = match &creation.bundle {
-                Some(dir) => crate::change::write(&creation.caller(), dir.as_fd(), change.raw()),
+                // crun's --config names a file anywhere: what it is to others is not known.
+                _ if creation.invocation.config_file.is_some() => Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the runtime was given another file (--config)",
+                )),
+                Some(dir) => bundle::write::write(&creation.caller(), dir.as_fd(), change.raw()),
                 None => {
                     Err(io::Error::new(io::ErrorKind::NotFound, "the bundle's folder could not be opened"))
                 }
@@ -337,6 +343,14 @@ impl Worker {
         }
         let mut entry = None;
         if mark {
+            // A handler may have written the file itself: what counts is what the runtime will read.
+            if outcome.config.is_none()
+                && let Ok(found) = creation.open_bundle().config
+                && config.as_ref().is_none_or(|known| known.raw() != found.raw())
+            {
+                outcome.config = Some(found.clone());
+                config = Some(found);
+            }
             match self.mark_entry(creation, config.as_ref()) {
                 Ok(marked) => {
                     outcome.marked = true;
@@ -431,9 +445,8 @@ impl Worker {
                 container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
             }
         }
-        let name = said.name;
-        describe(&mut container, ancestors.first().copied().unwrap_or_default());
-        container.name = name.or(container.name);
+        container.name = said.name;
+        describe(&mut container, ancestors.first().copied().unwrap_or_default(), None);
         let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
         let key = Key::new(state_root, said.id.into(), owner_uid);
         let untold = Untold { key, container, init, ancestors, existing, time };
@@ -545,19 +558,22 @@ fn unfit(id: &OsStr) -> Option<&'static str> {
     }
 }
 
-/// Adds what the configuration and the caller's parent tell of the engine and of what the container is there called.
-fn describe(container: &mut Container, parent: i32) {
+/// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
+fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
     let parent = proc::comm(parent).ok();
-    let outline = container.config.as_ref().map(Config::outline);
-    let said = metadata::describe(&metadata::Clues {
-        annotations: outline.map_or(&[], |outline| &outline.annotations),
-        hostname: outline.and_then(|outline| outline.hostname.as_deref()),
+    let config = container.config.clone();
+    let evidence = metadata::Evidence {
+        id: &container.id,
+        outline: config.as_ref().map(Config::outline),
         bundle: container.bundle.as_deref(),
         state_root: container.state_root.as_deref(),
-        id: &container.id,
         parent: parent.as_deref(),
-        cgroups_path: outline.and_then(|outline| outline.cgroups_path.as_deref()),
-    });
+        monitor_name: container.name.as_deref(),
+    };
+    let mut said = metadata::of(&evidence);
+    if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
+        state.complete(&mut said);
+    }
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;
@@ -653,8 +669,11 @@ fn existing_container(search: &Search, found: Existing) -> Option<(Key, Containe
     }
     container.bundle = found.bundle;
     container.id = found.id;
-    describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
-    container.name = found.name.or(container.name);
+    container.name = found.name;
+    let parent = proc::stat(process.pid).map_or(0, |stat| stat.ppid);
+    let root = File::options().read(true).custom_flags(libc::O_PATH).open(&search.host_root).ok();
+    let caller = root.as_ref().map(|root| host_caller(root.as_fd(), found.owner_uid));
+    describe(&mut container, parent, caller.as_ref());
     let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
     Some((key, container, process))
 }
@@ -664,16 +683,12 @@ fn existing_config(search: &Search, bundle: &Path, owner: u32) -> Result<Config,
     let (root, inside) = split_root(&search.host_root, bundle);
     let root = File::options().read(true).custom_flags(libc::O_PATH).open(&root);
     let root = root.map_err(|e| format!("{}: {e}", bundle.display()))?;
-    // Whoever owns the state wrote the bundle's name: it is read with that one's rights.
-    let caller = Caller {
-        root: root.as_fd(),
-        cwd: root.as_fd(),
-        fsuid: owner,
-        fsgid: owner,
-        groups: &[],
-        trusted: owner == 0,
-    };
-    bundle::open(&caller, Some(&inside)).config.map_err(|e| e.to_string())
+    bundle::open(&host_caller(root.as_fd(), owner), Some(&inside)).config.map_err(|e| e.to_string())
+}
+
+/// Whoever owns a state wrote the bundle's name into it: it is read with that one's rights.
+fn host_caller(root: BorrowedFd<'_>, owner: u32) -> Caller<'_> {
+    Caller { root, cwd: root, fsuid: owner, fsgid: owner, groups: &[], trusted: owner == 0 }
 }
 
 /// `HOST_ROOT/proc/PID/root/PATH`, or `HOST_ROOT/PATH`, as a root and a path in it.
