@@ -113,10 +113,9 @@ fn of_a_watched_process() -> Result<()> {
         let records = listener.wait("found", &[EventKind::Stopped])?;
         let event = &records[0].event;
         ensure!(event.pid() == Some(pid) && !event.held(), "{}", records[0].to_json());
-        let known = backend != ExitBackend::Pidfd;
-        ensure!(
-            event.exit() == Some(&if known { ExitStatus::signaled(SIGKILL) } else { ExitStatus::UNKNOWN })
-        );
+        let exit = *event.exit().context("no exit")?;
+        let unknown = backend == ExitBackend::Pidfd && exit == ExitStatus::UNKNOWN;
+        ensure!(unknown || exit == ExitStatus::signaled(SIGKILL), "{backend:?}: {exit:?}");
 
         // It has ended, and was awaited: there is nothing to watch.
         for pid in [pid, 0, u32::MAX] {
