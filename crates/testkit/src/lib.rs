@@ -1,6 +1,6 @@
 //! Real runtimes and engines for the tests of containerhook.
 //!
-//! A test says what it [`need!`]s, takes a [`watchdog`], and builds its fixtures:
+//! A test says what it [`need!`]s, takes a [`watchdog()`], and builds its fixtures:
 //!
 //! ```no_run
 //! use std::time::Duration;
