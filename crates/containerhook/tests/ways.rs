@@ -538,18 +538,11 @@ fn wrapped_by_another_marked_file(family: Family) -> Result<()> {
 
 type Edit = fn(BundleBuilder, &Rootfs, &Scratch) -> Result<BundleBuilder>;
 
-/// What runc refuses to execute at all.
-const NOT_BY_RUNC: &[&str] =
-    &["a name in the working directory, by an empty part of PATH", "a root that is a symbolic link"];
-
 /// What the container executes, and where that lies; each prints `ok`.
 const ENTRYPOINTS: &[(&str, Edit)] = &[
     ("an absolute path", |bundle, _, _| Ok(bundle.args(["/bin/echo", "ok"]))),
     ("a path with more slashes than it needs", |bundle, _, _| Ok(bundle.args(["//bin///.//echo", "ok"]))),
     ("a name in PATH", |bundle, _, _| Ok(path(bundle, "/nowhere:/etc:/bin").args(["echo", "ok"]))),
-    ("a name in the working directory, by an empty part of PATH", |bundle, _, _| {
-        Ok(path(bundle, ":/nowhere").cwd("/bin").args(["echo", "ok"]))
-    }),
     ("a path relative to the working directory", |bundle, _, _| Ok(bundle.cwd("/bin").args(["./echo", "ok"]))),
     ("a path with ..", |bundle, _, _| Ok(bundle.cwd("/tmp").args(["../bin/../bin/echo", "ok"]))),
     ("an absolute symbolic link", |bundle, rootfs, _| {
@@ -600,10 +593,6 @@ const ENTRYPOINTS: &[(&str, Edit)] = &[
     }),
     ("a read-only root", |bundle, _, _| {
         Ok(bundle.edit(|config| config["root"]["readonly"] = true.into()).args(["/bin/echo", "ok"]))
-    }),
-    ("a root that is a symbolic link", |bundle, rootfs, scratch| {
-        symlink(rootfs.path(), scratch.join("root"))?;
-        Ok(root_at(bundle, scratch.join("root")).args(["/bin/echo", "ok"]))
     }),
     ("a root on overlay", |bundle, rootfs, scratch| {
         Ok(root_at(bundle, overlay(rootfs, scratch)?).args(["/bin/echo", "ok"]))
@@ -658,10 +647,7 @@ fn every_kind_of_entrypoint(family: Family) -> Result<()> {
     each(
         ENTRYPOINTS,
         |row| row.0,
-        |(name, edit)| {
-            if family == Family::Runc && NOT_BY_RUNC.contains(name) {
-                return Ok(());
-            }
+        |(_, edit)| {
             let (rootfs, scratch) = (Rootfs::busybox()?, Scratch::new()?);
             let bundle = edit(Bundle::builder(unique_id("run")).rootfs(&rootfs), &rootfs, &scratch)?.build()?;
             let output = runtime.run(&bundle)?;
