@@ -17,7 +17,7 @@ use testkit::Process;
 pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// How long something that is on its way may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A life without anything special to it, of a container that is created, started and deleted.
 pub const WHOLE_LIFE: [EventKind; 5] =
