@@ -69,13 +69,6 @@ struct {
 	MAP_TYPE(value, struct under);
 } unders SEC(".maps");
 
-INLINE u32 mount_namespace(int direct, struct task_struct *task)
-{
-	struct nsproxy *nsproxy = FIELD(direct, task, nsproxy);
-	struct mnt_namespace *mnt_ns = FIELD(direct, nsproxy, mnt_ns);
-	return FIELD(direct, mnt_ns, ns.inum);
-}
-
 INLINE int is_init_below_the_host(int direct, struct task_struct *task)
 {
 	struct signal_struct *signal = FIELD(direct, task, signal);

@@ -21,6 +21,7 @@ use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{Action, HoldId, Init, Input, LifeId, Lifecycle, Rules, Token};
+use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
 use crate::pool::Pool;
@@ -163,6 +164,7 @@ struct Engine {
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
+    marker: Option<Marker>,
     tells_existing: bool,
     warnings: Vec<String>,
     actions: Vec<Action>,
@@ -171,8 +173,7 @@ struct Engine {
 
 struct Marked {
     binary: Arc<Binary>,
-    /// Keeps the kernel's mark.
-    _mark: Mark,
+    mark: Mark,
 }
 
 impl Engine {
@@ -191,7 +192,7 @@ impl Engine {
         let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
         warnings.extend(said);
-        let exec_watch = if settings.exec_watch {
+        let exec_watch = if settings.exec_watch.unwrap_or(settings.discover) {
             ExecWatch::open(&mut loader)
                 .map_err(|refused| {
                     warnings.push(format!("containers that no mark held will not be seen: {refused}"));
@@ -258,6 +259,7 @@ impl Engine {
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
             search,
+            marker: None,
             tells_existing: settings.existing,
             warnings: Vec::new(),
             actions: Vec::new(),
@@ -279,16 +281,10 @@ impl Engine {
         for warning in &discovered.warnings {
             self.warn(warning.to_string());
         }
-        let wanted = discovered
-            .binaries
-            .into_iter()
-            .filter(|b| {
-                discover || b.sources.iter().any(|s| matches!(s, Source::Option | Source::Environment))
-            })
-            .collect();
-        let marker = Worker { group: Arc::downgrade(&self.group), user_ns: 0 };
+        let wanted = discovered.binaries.iter().filter(|binary| marker::is_wanted(binary, discover)).cloned();
+        let group = Arc::downgrade(&self.group);
         let mut refused = None;
-        for (binary, mark) in marker.mark_binaries(wanted) {
+        for (binary, mark) in marker::mark_all(&group, wanted) {
             match mark {
                 Ok(mark) => self.marked(binary, mark),
                 Err(error) => {
@@ -298,6 +294,12 @@ impl Engine {
             }
         }
         if !self.runtimes.is_empty() {
+            let post = Arc::clone(&self.bell);
+            let report = move |changes| post.post(Message::Worked(Outcome::Changed(changes)));
+            match Marker::start(self.search.clone(), discover, discovered, group, report) {
+                Ok(marker) => self.marker = Some(marker),
+                Err(error) => self.warn(format!("runtimes that change will not be noticed: {error}")),
+            }
             return Ok(());
         }
         match refused {
@@ -311,10 +313,46 @@ impl Engine {
     }
 
     fn marked(&mut self, binary: Binary, mark: Mark) {
-        let inode = inode_of(&binary);
         let line = format!("{} is marked ({})", binary.host_path.display(), sources(&binary));
-        if self.runtimes.insert(inode, Marked { binary: Arc::new(binary), _mark: mark }).is_none() {
+        if self.keep(binary, mark) {
             self.log.log(Level::Info, line);
+        }
+    }
+
+    /// Is it a new one? The earlier mark of an inode goes when the new one is there: the kernel's stays all the time.
+    fn keep(&mut self, binary: Binary, mark: Mark) -> bool {
+        let identity = binary.identity();
+        let new = Marked { binary: Arc::new(binary), mark };
+        let old = self.runtimes.insert(inode_of(&new.binary), new);
+        let same = old.as_ref().is_some_and(|old| old.binary.identity() == identity);
+        if let Some(old) = old {
+            self.workers.submit(Job::Unmark(old.mark));
+        }
+        !same
+    }
+
+    fn changed(&mut self, changes: Changes) {
+        for warning in changes.warnings {
+            self.warn(warning);
+        }
+        // What is gone goes first: its inode's number may be that of what has come.
+        for binary in changes.gone {
+            let inode = inode_of(&binary);
+            if self.runtimes.get(&inode).is_some_and(|known| known.binary.identity() == binary.identity())
+                && let Some(old) = self.runtimes.remove(&inode)
+            {
+                self.log.log(Level::Info, format!("{} is gone", binary.host_path.display()));
+                self.workers.submit(Job::Unmark(old.mark));
+            }
+        }
+        for (binary, mark) in changes.marked {
+            match mark {
+                Ok(mark) => self.marked(binary, mark),
+                Err(error) => self.warn(format!("{} is not marked: {error}", binary.host_path.display())),
+            }
+        }
+        for (binary, mark) in changes.likely {
+            self.keep(binary, mark);
         }
     }
 
@@ -436,7 +474,8 @@ impl Engine {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
-        self.workers.submit(Job::Stranger { seen: Box::new(seen), existing, time });
+        let (init, search) = (seen.init, self.search.clone());
+        self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
     }
 
     /// Lets go what a worker could not read in time.
@@ -500,7 +539,10 @@ impl Engine {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
                         && let Some((_, name)) = self.names.remove(at)
                     {
-                        command.container.name.get_or_insert(name);
+                        // CRI-O's conmon is called by a mangled name that says less than the annotations.
+                        if command.container.kubernetes.is_none() {
+                            command.container.name.get_or_insert(name);
+                        }
                     }
                     self.creations.insert(hold, creation);
                 }
@@ -547,19 +589,7 @@ impl Engine {
                 };
                 self.apply(Input::InitFound { life, init, marked, time });
             }
-            Outcome::Discovered { discovered, marks } => {
-                for warning in &discovered.warnings {
-                    self.warn(warning.to_string());
-                }
-                for (binary, mark) in marks {
-                    match mark {
-                        Ok(mark) => self.marked(binary, mark),
-                        Err(error) => {
-                            self.warn(format!("{} is not marked: {error}", binary.host_path.display()));
-                        }
-                    }
-                }
-            }
+            Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
                 if let Some((binary, mark)) = learned {
                     self.log.log(
@@ -573,9 +603,16 @@ impl Engine {
             Outcome::Ended { process, time } => {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
             }
-            Outcome::Existing { found } => {
+            Outcome::Existing { found, strangers } => {
                 for (key, container, process) in found {
                     self.apply(Input::Existing { key, container, process, time: SystemTime::now() });
+                }
+                for init in strangers {
+                    let (search, time) = (self.search.clone(), SystemTime::now());
+                    let ancestors = proc::ancestors(init.pid);
+                    if !self.lifecycle.tells_of(init, &ancestors) {
+                        self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });
+                    }
                 }
             }
         }

@@ -78,6 +78,7 @@ mod exit;
 mod guardian;
 mod handler;
 mod lifecycle;
+mod marker;
 mod metadata;
 mod notifier;
 mod outlet;
@@ -90,6 +91,7 @@ mod sys;
 mod work;
 
 pub use capability::{Available, Capability, Support, supported};
+pub use change::{ChangeError, ConfigChange, Device, HookKind};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind};
 pub use event::{

@@ -60,7 +60,8 @@ pub(crate) struct Settings {
     pub(crate) max_handlers: usize,
     pub(crate) exit_backend: ExitBackend,
     pub(crate) existing: bool,
-    pub(crate) exec_watch: bool,
+    /// `None`: as `discover`.
+    pub(crate) exec_watch: Option<bool>,
 }
 
 /// Sets up a [`ContainerNotifier`].
@@ -100,7 +101,7 @@ impl Default for Builder {
                 max_handlers: 64,
                 exit_backend: ExitBackend::Auto,
                 existing: false,
-                exec_watch: true,
+                exec_watch: None,
             },
             on_record: None,
         }
@@ -173,10 +174,10 @@ impl Builder {
     }
 
     /// Whether containers that no mark held are told all the same, by a BPF program on the scheduler's exec tracepoint
-    /// that speaks when the init of a pid namespace below the host's executes a program. The default is yes; where BPF is
-    /// refused it is a warning in [`Status::warnings`].
+    /// that speaks when the init of a pid namespace below the host's executes a program. The default is what
+    /// [`discover`](Self::discover) says; where BPF is refused it is a warning in [`Status::warnings`].
     pub fn exec_watch(mut self, yes: bool) -> Self {
-        self.settings.exec_watch = yes;
+        self.settings.exec_watch = Some(yes);
         self
     }
 

@@ -7,8 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::cmdline::{self, Family};
-use crate::exec_watch::Seen;
+use crate::cmdline::{self, Family, StateName, Verb};
 
 /// What could be learned.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,8 +18,11 @@ pub(crate) struct Stranger {
     pub(crate) runtime: Option<String>,
     /// The process whose executable has the command line of an OCI runtime: to be marked.
     pub(crate) learned: Option<i32>,
+    /// As it was given to `create` or `run`, or as the runtime's state has it.
     pub(crate) bundle: Option<PathBuf>,
     pub(crate) state_root: Option<PathBuf>,
+    /// Where the runtime keeps its state of the container.
+    pub(crate) state: Option<PathBuf>,
 }
 
 /// A process above the container, as `/proc` shows it.
@@ -77,8 +79,17 @@ pub(crate) fn describe(init: i32, above: &[Above], cgroup: Option<&str>) -> Stra
     for process in above {
         if cmdline::looks_like_oci(&process.argv) {
             let invocation = cmdline::parse(Family::guess(&process.exe), &process.argv);
-            if let (true, Some(id)) = (invocation.verb.creates(), &invocation.id) {
+            let speaks_of_it = invocation.verb.creates() || invocation.verb == Verb::Start;
+            if let (true, Some(id)) = (speaks_of_it, &invocation.id) {
+                let root = invocation.state_root(&cmdline::Caller::default());
+                let state = match (invocation.family.state_file().map(|file| file.name), root) {
+                    (Some(StateName::InDirectory(name)), Some(root)) => Some(root.join(id).join(name)),
+                    // A copy of runc under a name of its own.
+                    (None, Some(root)) => Some(root.join(id).join("state.json")),
+                    _ => None,
+                };
                 return Stranger {
+                    state,
                     id: id.to_string_lossy().into_owned(),
                     runtime: Some(process.exe.to_string_lossy().into_owned()),
                     learned: Some(process.pid),
@@ -131,31 +142,52 @@ fn option(argv: &[OsString], names: &[&str]) -> Option<String> {
     None
 }
 
-/// Looks at the processes above, as they are now.
-pub(crate) fn look(seen: &Seen) -> Stranger {
-    let above: Vec<Above> = seen
-        .ancestors
-        .iter()
-        .map(|ancestor| {
-            let pid = ancestor.process.pid;
-            let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            let line = read("cmdline");
-            let line = line.strip_suffix(b"\0").unwrap_or(&line);
-            let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Above {
-                pid,
-                comm: ancestor.comm.clone(),
-                // A binary that was replaced while it ran.
-                exe: exe.strip_suffix(" (deleted)").unwrap_or(&exe).into(),
-                argv: line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect(),
-            }
-        })
-        .collect();
-    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", seen.init.pid)).unwrap_or_default();
+/// How many of the newest processes are looked at for the one that started a container.
+const NEWEST: usize = 48;
+
+/// Looks at the processes above, as they are now; and as the process that created the container may have ended long
+/// ago, at the newest ones for that which has just started it.
+pub(crate) fn look(init: i32, ancestors: &[i32]) -> Stranger {
+    let mut above: Vec<Above> = ancestors.iter().map(|pid| process(*pid)).collect();
+    if !above.iter().any(|process| cmdline::looks_like_oci(&process.argv)) {
+        above.splice(0..0, starter(init));
+    }
+    let cgroup = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
     // On cgroup v1 any hierarchy will do, the one of systemd is always there; on v2 there is one.
     let path = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).max_by_key(|path| path.len());
-    describe(seen.init.pid, &above, path)
+    describe(init, &above, path)
+}
+
+/// `runc start ID` ends a few milliseconds after the container's first program has begun.
+fn starter(init: i32) -> Option<Above> {
+    let mut pids: Vec<i32> = std::fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != init)
+        .collect();
+    // The newest have the numbers just below the last one that was given, also after the numbers began anew.
+    let loadavg = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let last: i32 = loadavg.split_ascii_whitespace().next_back()?.parse().ok()?;
+    pids.sort_unstable_by_key(|pid| (last - pid).rem_euclid(1 << 22));
+    pids.into_iter().take(NEWEST).map(process).find(|process| {
+        cmdline::looks_like_oci(&process.argv)
+            && cmdline::parse(Family::guess(&process.exe), &process.argv).verb == Verb::Start
+    })
+}
+
+fn process(pid: i32) -> Above {
+    let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Above {
+        pid,
+        comm: OsStr::from_bytes(comm.trim_ascii_end()).to_owned(),
+        // A binary that was replaced while it ran.
+        exe: exe.strip_suffix(" (deleted)").unwrap_or(&exe).into(),
+        argv: line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect(),
+    }
 }
 
 #[cfg(test)]

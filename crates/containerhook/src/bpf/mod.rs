@@ -187,7 +187,7 @@ impl Open {
         let refused = |error| Refused::new(&format!("tp_btf program {name}"), &error);
         let program: &mut BtfTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
         let mut load = || -> Result<OwnedFd, ProgramError> {
-            program.load(&tracepoint.to_string_lossy(), &self.btf)?;
+            patiently(|| program.load(&tracepoint.to_string_lossy(), &self.btf))?;
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
         Ok(Program { fd: load().map_err(refused)?, tracepoint: None, name: name.to_owned() })
@@ -197,11 +197,24 @@ impl Open {
         let refused = |error| Refused::new(&format!("raw_tp program {name}"), &error);
         let program: &mut RawTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
         let mut load = || -> Result<OwnedFd, ProgramError> {
-            program.load()?;
+            patiently(|| program.load())?;
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
         Ok(Program { fd: load().map_err(refused)?, tracepoint: Some(tracepoint), name: name.to_owned() })
     }
+}
+
+/// The verifier gives up with EAGAIN when a signal is pending, whoever it is for.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 16;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    load()
 }
 
 fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, Refused> {

@@ -170,11 +170,12 @@ impl Container {
             fs::create_dir_all(root.join(sub)).unwrap();
         }
         fs::write(root.join("marker"), "").unwrap();
-        if fs::copy("/bin/busybox", root.join("bin/busybox")).is_err() {
+        // Not fs::copy: a child that another test forks meanwhile would hold the file open for writing (ETXTBSY).
+        if !Command::new("cp").arg("/bin/busybox").arg(root.join("bin")).status().unwrap().success() {
             skipped(test, "busybox-static is not installed");
             return None;
         }
-        let namespace = |name| format!(r#"{{"type":"{name}"}}"#);
+        let namespace = |name: &&str| format!(r#"{{"type":"{name}"}}"#);
         let names: &[&str] = if change == "host pid" { &["mount"] } else { &["pid", "mount"] };
         let hooks = if change == "hooks" {
             let hook = r#"[{"path":"/bin/sh","args":["sh","-c","/bin/true; exit 0"]}]"#;
@@ -191,7 +192,7 @@ impl Container {
             "args":["/bin/busybox","touch","/out/ran"],"env":["PATH=/bin"]}},"root":{{"path":"rootfs"}},
             "mounts":[{}],"linux":{{"namespaces":[{}]}}{hooks}}}"#,
             mounts,
-            names.iter().map(|n| namespace(n)).collect::<Vec<_>>().join(",")
+            names.iter().map(namespace).collect::<Vec<_>>().join(",")
         );
         fs::write(dir.path().join("config.json"), config).unwrap();
         let id = format!("chh3-{}-{}", std::process::id(), dir.path().file_name().unwrap().display())
@@ -248,7 +249,7 @@ fn state(process: Process) -> String {
 #[test]
 fn a_container_is_stopped_before_its_first_instruction() {
     let test = "a_container_is_stopped_before_its_first_instruction";
-    for runtime in ["runc", "crun"] {
+    for runtime in ["runc", "crun", "youki"] {
         for change in ["", "host pid", "hooks"] {
             let Some(mut watch) = open(test) else { return };
             let Some(mut container) = Container::new(test, runtime, change) else { continue };
