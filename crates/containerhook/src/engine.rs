@@ -474,12 +474,8 @@ impl Engine {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
-        self.workers.submit(Job::Stranger {
-            seen: Box::new(seen),
-            search: self.search.clone(),
-            existing,
-            time,
-        });
+        let (init, search) = (seen.init, self.search.clone());
+        self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
     }
 
     /// Lets go what a worker could not read in time.
@@ -543,7 +539,10 @@ impl Engine {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
                         && let Some((_, name)) = self.names.remove(at)
                     {
-                        command.container.name.get_or_insert(name);
+                        // CRI-O's conmon is called by a mangled name that says less than the annotations.
+                        if command.container.kubernetes.is_none() {
+                            command.container.name.get_or_insert(name);
+                        }
                     }
                     self.creations.insert(hold, creation);
                 }
@@ -604,9 +603,16 @@ impl Engine {
             Outcome::Ended { process, time } => {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
             }
-            Outcome::Existing { found } => {
+            Outcome::Existing { found, strangers } => {
                 for (key, container, process) in found {
                     self.apply(Input::Existing { key, container, process, time: SystemTime::now() });
+                }
+                for init in strangers {
+                    let (search, time) = (self.search.clone(), SystemTime::now());
+                    let ancestors = proc::ancestors(init.pid);
+                    if !self.lifecycle.tells_of(init, &ancestors) {
+                        self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });
+                    }
                 }
             }
         }

@@ -90,6 +90,7 @@ mod sys;
 mod work;
 
 pub use capability::{Available, Capability, Support, supported};
+pub use change::{ChangeError, ConfigChange, Device, HookKind};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind};
 pub use event::{

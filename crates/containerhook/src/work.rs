@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
 use crate::event::{Container, EventKind, ExecProcess, Runtime};
-use crate::exec_watch::Seen;
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::Changes;
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
+use crate::runtime::existing::Existing;
 use crate::runtime::{self, Binary, Role, Search};
 use crate::stranger;
 
@@ -58,7 +58,7 @@ pub(crate) enum Job {
     /// Look for containers that run already.
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
-    Stranger { seen: Box<Seen>, search: Search, existing: bool, time: SystemTime },
+    Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
@@ -92,8 +92,10 @@ pub(crate) enum Outcome {
         time: SystemTime,
     },
     Changed(Changes),
+    /// `strangers`: inits of pid namespaces that no state tells of.
     Existing {
         found: Vec<(Key, Container, Process)>,
+        strangers: Vec<Process>,
     },
     Untold {
         untold: Box<Untold>,
@@ -126,6 +128,11 @@ pub(crate) struct Creation {
 }
 
 impl Creation {
+    fn open_bundle(&self) -> bundle::Opened {
+        let Invocation { bundle, config_file, .. } = &self.invocation;
+        bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
+    }
+
     fn caller(&self) -> Caller<'_> {
         Caller {
             root: self.root.as_fd(),
@@ -170,9 +177,21 @@ impl Worker {
                 };
                 Some(Outcome::Init { life, found, entry, time: SystemTime::now() })
             }
-            Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
-            Job::Stranger { seen, search, existing, time } => {
-                Some(self.stranger(&seen, &search, existing, time))
+            Job::Existing { search } => {
+                let known = runtime::existing::existing(&search);
+                let strangers = runtime::existing::strangers(&search, &known);
+                let strangers = strangers
+                    .into_iter()
+                    .filter_map(|(pid, start_time)| {
+                        Some(Process { pid: i32::try_from(pid).ok()?, start_time })
+                    })
+                    .collect();
+                let found =
+                    known.into_iter().filter_map(|found| existing_container(&search, found)).collect();
+                Some(Outcome::Existing { found, strangers })
+            }
+            Job::Stranger { init, ancestors, search, existing, time } => {
+                Some(self.stranger(init, ancestors, &search, existing, time))
             }
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
@@ -267,18 +286,25 @@ impl Worker {
         let mut creation = None;
         if creates {
             let mut made = Creation { task, root, cwd, trusted, bundle: None, invocation };
-            let opened = bundle::open_with_config(
-                &made.caller(),
-                made.invocation.bundle.as_deref(),
-                made.invocation.config_file.as_deref(),
-            );
-            container.bundle = opened.host_path.or_else(|| made.invocation.bundle.clone());
+            let opened = made.open_bundle();
+            // As the caller sees it, for what the engine's habits say; and where the listener finds it.
+            let theirs = made.invocation.bundle.clone().filter(|path| path.is_absolute());
+            container.bundle = theirs.clone().or_else(|| opened.host_path.clone());
             match opened.config {
                 Ok(config) => container.config = Some(config),
                 Err(error) => container.config_error = Some(error.to_string()),
             }
             made.bundle = opened.dir;
-            describe(&mut container, parent);
+            describe(&mut container, parent, Some(&made.caller()));
+            let nested = || bundle::host_path::host_path(opened.dir.as_ref()?.as_fd(), made.task.tgid);
+            let through = || {
+                let inside = theirs.as_ref()?.strip_prefix("/").ok()?;
+                // The shim or conmon outlives the runtime.
+                let lasting = proc::namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
+                let pid = if lasting { parent } else { made.task.tgid };
+                Some(Path::new("/proc").join(pid.to_string()).join("root").join(inside))
+            };
+            container.bundle = opened.host_path.or_else(nested).or_else(through);
             creation = Some(Arc::new(made));
         }
         let command = lifecycle::Command {
@@ -308,7 +334,12 @@ impl Worker {
         let mut config = config;
         if let Some(change) = change {
             let written = match &creation.bundle {
-                Some(dir) => crate::change::write(&creation.caller(), dir.as_fd(), change.raw()),
+                // crun's --config names a file anywhere: what it is to others is not known.
+                _ if creation.invocation.config_file.is_some() => Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the runtime was given another file (--config)",
+                )),
+                Some(dir) => bundle::write::write(&creation.caller(), dir.as_fd(), change.raw()),
                 None => {
                     Err(io::Error::new(io::ErrorKind::NotFound, "the bundle's folder could not be opened"))
                 }
@@ -323,6 +354,14 @@ impl Worker {
         }
         let mut entry = None;
         if mark {
+            // A handler may have written the file itself: what counts is what the runtime will read.
+            if outcome.config.is_none()
+                && let Ok(found) = creation.open_bundle().config
+                && config.as_ref().is_none_or(|known| known.raw() != found.raw())
+            {
+                outcome.config = Some(found.clone());
+                config = Some(found);
+            }
             match self.mark_entry(creation, config.as_ref()) {
                 Ok(marked) => {
                     outcome.marked = true;
@@ -360,25 +399,33 @@ impl Worker {
     }
 
     /// What can be said of a container that nothing held; its runtime is marked, so that the next one is.
-    fn stranger(&self, seen: &Seen, search: &Search, existing: bool, time: SystemTime) -> Outcome {
-        let said = stranger::look(seen);
+    fn stranger(
+        &self,
+        init: Process,
+        ancestors: Vec<i32>,
+        search: &Search,
+        existing: bool,
+        time: SystemTime,
+    ) -> Outcome {
+        let said = stranger::look(init.pid, &ancestors);
         if said.runtime.is_none() {
             // Its runtime has ended, and left its state where runtimes do.
-            let ours = |(_, _, process): &(Key, Container, Process)| *process == seen.init;
-            if let Some((key, container, init)) = self::existing(search).into_iter().find(ours) {
+            let found = runtime::existing::existing(search).into_iter();
+            let ours = found.filter_map(|found| existing_container(search, found));
+            if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
                 let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
                 return Outcome::Untold { untold: Box::new(untold), learned: None };
             }
         }
-        let facts = proc::task_facts(seen.init.pid);
+        let facts = proc::task_facts(init.pid);
         // Whose it is: who runs the processes above it, which are not in its namespaces.
-        let owner = seen.ancestors.iter().find_map(|a| proc::task_facts(a.process.pid).ok()).or(facts.ok());
+        let owner = ancestors.iter().find_map(|pid| proc::task_facts(*pid).ok()).or(facts.ok());
         let trusted = owner.as_ref().is_some_and(|owner| self.trusts(owner));
         let owner_uid = owner.map_or(0, |owner| owner.euid);
         let runtime = said.runtime.clone().map(|name| Runtime::new(name, ""));
         let mut container = Container {
             id: said.id.clone(),
-            pid: u32::try_from(seen.init.pid).ok(),
+            pid: u32::try_from(init.pid).ok(),
             runtime,
             rootless: !trusted,
             owner_uid,
@@ -409,13 +456,11 @@ impl Worker {
                 container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
             }
         }
-        let name = said.name;
-        describe(&mut container, seen.ancestors.first().map_or(0, |parent| parent.process.pid));
-        container.name = name.or(container.name);
+        container.name = said.name;
+        describe(&mut container, ancestors.first().copied().unwrap_or_default(), None);
         let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
         let key = Key::new(state_root, said.id.into(), owner_uid);
-        let ancestors = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
-        let untold = Untold { key, container, init: seen.init, ancestors, existing, time };
+        let untold = Untold { key, container, init, ancestors, existing, time };
         Outcome::Untold { untold: Box::new(untold), learned }
     }
 
@@ -524,19 +569,22 @@ fn unfit(id: &OsStr) -> Option<&'static str> {
     }
 }
 
-/// Adds what the configuration and the caller's parent tell of the engine and of what the container is there called.
-fn describe(container: &mut Container, parent: i32) {
+/// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
+fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
     let parent = proc::comm(parent).ok();
-    let outline = container.config.as_ref().map(Config::outline);
-    let said = metadata::describe(&metadata::Clues {
-        annotations: outline.map_or(&[], |outline| &outline.annotations),
-        hostname: outline.and_then(|outline| outline.hostname.as_deref()),
+    let config = container.config.clone();
+    let evidence = metadata::Evidence {
+        id: &container.id,
+        outline: config.as_ref().map(Config::outline),
         bundle: container.bundle.as_deref(),
         state_root: container.state_root.as_deref(),
-        id: &container.id,
         parent: parent.as_deref(),
-        cgroups_path: outline.and_then(|outline| outline.cgroups_path.as_deref()),
-    });
+        monitor_name: container.name.as_deref(),
+    };
+    let mut said = metadata::of(&evidence);
+    if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
+        state.complete(&mut said);
+    }
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;
@@ -612,35 +660,33 @@ fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
 }
 
-/// Containers that run already, with what their bundles say.
-fn existing(search: &Search) -> Vec<(Key, Container, Process)> {
-    runtime::existing::existing(search)
-        .into_iter()
-        .filter_map(|found| {
-            let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
-            let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
-            let mut container = Container {
-                pid: Some(found.pid),
-                runtime: Some(Runtime::new(found.runtime, "")),
-                state_root: found.state_root,
-                rootless: found.owner_uid != 0,
-                owner_uid: found.owner_uid,
-                ..Container::default()
-            };
-            if let Some(bundle) = &found.bundle {
-                match existing_config(search, bundle, found.owner_uid) {
-                    Ok(config) => container.config = Some(config),
-                    Err(error) => container.config_error = Some(error.to_string()),
-                }
-            }
-            container.bundle = found.bundle;
-            container.id = found.id;
-            describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
-            container.name = found.name.or(container.name);
-            let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
-            Some((key, container, process))
-        })
-        .collect()
+/// A container that runs already, with what its bundle says.
+fn existing_container(search: &Search, found: Existing) -> Option<(Key, Container, Process)> {
+    let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
+    let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
+    let mut container = Container {
+        pid: Some(found.pid),
+        runtime: Some(Runtime::new(found.runtime, "")),
+        state_root: found.state_root,
+        rootless: found.owner_uid != 0,
+        owner_uid: found.owner_uid,
+        ..Container::default()
+    };
+    if let Some(bundle) = &found.bundle {
+        match existing_config(search, bundle, found.owner_uid) {
+            Ok(config) => container.config = Some(config),
+            Err(error) => container.config_error = Some(error),
+        }
+    }
+    container.bundle = found.bundle;
+    container.id = found.id;
+    container.name = found.name;
+    let parent = proc::stat(process.pid).map_or(0, |stat| stat.ppid);
+    let root = File::options().read(true).custom_flags(libc::O_PATH).open(&search.host_root).ok();
+    let caller = root.as_ref().map(|root| host_caller(root.as_fd(), found.owner_uid));
+    describe(&mut container, parent, caller.as_ref());
+    let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
+    Some((key, container, process))
 }
 
 /// The configuration in a bundle that the listener has found by itself.
@@ -648,16 +694,12 @@ fn existing_config(search: &Search, bundle: &Path, owner: u32) -> Result<Config,
     let (root, inside) = split_root(&search.host_root, bundle);
     let root = File::options().read(true).custom_flags(libc::O_PATH).open(&root);
     let root = root.map_err(|e| format!("{}: {e}", bundle.display()))?;
-    // Whoever owns the state wrote the bundle's name: it is read with that one's rights.
-    let caller = Caller {
-        root: root.as_fd(),
-        cwd: root.as_fd(),
-        fsuid: owner,
-        fsgid: owner,
-        groups: &[],
-        trusted: owner == 0,
-    };
-    bundle::open(&caller, Some(&inside)).config.map_err(|e| e.to_string())
+    bundle::open(&host_caller(root.as_fd(), owner), Some(&inside)).config.map_err(|e| e.to_string())
+}
+
+/// Whoever owns a state wrote the bundle's name into it: it is read with that one's rights.
+fn host_caller(root: BorrowedFd<'_>, owner: u32) -> Caller<'_> {
+    Caller { root, cwd: root, fsuid: owner, fsgid: owner, groups: &[], trusted: owner == 0 }
 }
 
 /// `HOST_ROOT/proc/PID/root/PATH`, or `HOST_ROOT/PATH`, as a root and a path in it.

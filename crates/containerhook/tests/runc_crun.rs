@@ -33,6 +33,10 @@ fn created_started_and_deleted(family: Family) -> Result<()> {
     ensure!(runtime.state(id)?.status == "running");
     std::fs::write(&fifo, "go\n")?;
     listener.wait(id, &WHOLE_LIFE[..4])?;
+    // The kernel tells of an end before it has torn the process down, which the runtime asks for.
+    wait_until("the runtime sees it", PATIENCE, || {
+        runtime.state(id).ok().filter(|state| state.status == "stopped")
+    })?;
     runtime.delete(id, false)?;
     let records = listener.wait(id, &WHOLE_LIFE)?;
     Expected {

@@ -204,7 +204,21 @@ impl Runtime {
     /// # Errors
     /// When the runtime refuses.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
-        if force { self.do_ok(["delete", "--force", id]) } else { self.do_ok(["delete", id]) }
+        if force {
+            return self.do_ok(["delete", "--force", id]);
+        }
+        // An end is told when the init begins to die; the runtime sees it a moment later, when it is a zombie.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        loop {
+            match self.do_ok(["delete", id]) {
+                Err(error)
+                    if error.to_string().contains("not stopped") && std::time::Instant::now() < until =>
+                {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                done => return done,
+            }
+        }
     }
 
     /// The ids of its containers, from the state folder: no runtime is executed for the answer.
