@@ -296,7 +296,7 @@ impl Worker {
             }
             made.bundle = opened.dir;
             describe(&mut container, parent, Some(&made.caller()));
-            let nested = || bundle::host_path::host_path(opened.dir.as_ref()?.as_fd(), made.task.tgid);
+            let nested = || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), made.task.tgid);
             let through = || {
                 let inside = theirs.as_ref()?.strip_prefix("/").ok()?;
                 // The shim or conmon outlives the runtime.
