@@ -173,9 +173,10 @@ impl Builder {
         self
     }
 
-    /// Whether containers that no mark held are told all the same, by a BPF program on the scheduler's exec tracepoint
-    /// that speaks when the init of a pid namespace below the host's executes a program. The default is what
-    /// [`discover`](Self::discover) says; where BPF is refused it is a warning in [`Status::warnings`].
+    /// Whether a BPF program on the scheduler's exec tracepoint, which speaks when the init of a pid namespace below the
+    /// host's executes a program, is used: to tell containers that no mark held, and to stop those whose entrypoint cannot
+    /// be marked. By default it is used, and where BPF is refused it is a warning in [`Status::warnings`]; containers that
+    /// no mark held are told where [`discover`](Self::discover) is on.
     pub fn exec_watch(mut self, yes: bool) -> Self {
         self.settings.exec_watch = Some(yes);
         self
