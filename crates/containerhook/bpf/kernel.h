@@ -29,6 +29,7 @@ enum {
 	BPF_F_NO_PREALLOC = 1,
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
+	BPF_EXIST = 2,
 };
 
 /* Helpers by number (include/uapi/linux/bpf.h: these never change). */

@@ -75,6 +75,7 @@ mod event;
 mod events;
 mod exec_watch;
 mod exit;
+mod guardian;
 mod handler;
 mod lifecycle;
 mod marker;

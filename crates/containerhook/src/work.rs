@@ -287,13 +287,24 @@ impl Worker {
         if creates {
             let mut made = Creation { task, root, cwd, trusted, bundle: None, invocation };
             let opened = made.open_bundle();
-            container.bundle = opened.host_path.or_else(|| made.invocation.bundle.clone());
+            // As the caller sees it, for what the engine's habits say; and where the listener finds it.
+            let theirs = made.invocation.bundle.clone().filter(|path| path.is_absolute());
+            container.bundle = theirs.clone().or_else(|| opened.host_path.clone());
             match opened.config {
                 Ok(config) => container.config = Some(config),
                 Err(error) => container.config_error = Some(error.to_string()),
             }
             made.bundle = opened.dir;
             describe(&mut container, parent, Some(&made.caller()));
+            let nested = || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), made.task.tgid);
+            let through = || {
+                let inside = theirs.as_ref().filter(|_| made.bundle.is_some())?.strip_prefix("/").ok()?;
+                // The shim or conmon outlives the runtime.
+                let lasting = proc::namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
+                let pid = if lasting { parent } else { made.task.tgid };
+                Some(Path::new("/proc").join(pid.to_string()).join("root").join(inside))
+            };
+            container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
             creation = Some(Arc::new(made));
         }
         let command = lifecycle::Command {

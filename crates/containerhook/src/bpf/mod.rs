@@ -136,6 +136,16 @@ impl Loader {
         HashMap::try_from(map).map_err(|error| Refused::new(name, &error))
     }
 
+    /// One more descriptor of a hash table that is not taken yet.
+    pub(crate) fn descriptor(&mut self, name: &'static str) -> Result<OwnedFd, Refused> {
+        match self.open()?.ebpf.map(name) {
+            Some(Map::HashMap(map)) => {
+                map.fd().as_fd().try_clone_to_owned().map_err(|error| Refused::new(name, &error))
+            }
+            _ => Err(Refused(format!("BPF map {name} is no hash table, or is taken already"))),
+        }
+    }
+
     /// Takes an array.
     pub(crate) fn array<V: Pod>(&mut self, name: &'static str) -> Result<Array<MapData, V>, Refused> {
         let map = self.map(name)?;
