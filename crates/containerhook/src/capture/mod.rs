@@ -3,6 +3,8 @@
 //! One backend so far, [`memory`]: the held task sleeps inside execve with its memory mapped and its registers saved.
 
 mod memory;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::io;
