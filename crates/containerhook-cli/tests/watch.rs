@@ -420,3 +420,33 @@ fn a_terminal_shows_a_table_that_fits() -> Result<()> {
     terminal.press(&["C-c"])?;
     terminal.ended()
 }
+
+#[test]
+fn a_live_screen_shows_a_container_and_its_end() -> Result<()> {
+    need!(Root, Runc, Busybox, Tmux);
+    let _dog = watchdog(LONG * 3);
+    let runc = Runtime::runc()?;
+    let bundle = Bundle::builder(unique_id("top")).script("sleep 1000").build()?;
+    let shown: String = bundle.id().chars().take(13).collect();
+    let mut command = program();
+    let filter = format!("id={}", bundle.id());
+    command.args(["top", "--filter", &filter, "--no-discover", "--runtime"]).arg(runc.path());
+    let terminal = Terminal::start(130, &command)?;
+    terminal.wait_for("0 running, 0 coming")?;
+    runc.create(&bundle)?;
+    let screen = terminal.wait_for("created, ")?;
+    assert!(screen.contains(&shown) && screen.contains("0 running, 1 coming"), "{screen}");
+    runc.start(bundle.id())?;
+    terminal.wait_for("1 running, 0 coming")?;
+    // It is drawn anew at another width.
+    terminal.resize(60)?;
+    let screen = wait_until("a narrow screen", LONG, || {
+        Some(terminal.screen()).filter(|screen| screen.contains("AGE") && !screen.contains("ENGINE"))
+    })?;
+    assert!(screen.contains(&shown), "{screen}");
+    terminal.resize(130)?;
+    runc.kill(bundle.id(), "KILL")?;
+    terminal.wait_for("SIGKILL")?;
+    terminal.press(&["q"])?;
+    terminal.ended()
+}

@@ -20,8 +20,12 @@ use crate::event::ExitStatus;
 use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
+<<<<<<< HEAD
 use crate::lifecycle::{Action, HoldId, Init, Input, LifeId, Lifecycle, Rules, Token};
 use crate::marker::{self, Changes, Marker};
+=======
+use crate::lifecycle::{Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token};
+>>>>>>> h9
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
 use crate::pool::Pool;
@@ -87,9 +91,10 @@ pub(crate) fn start(settings: Settings, handler: Box<dyn Handler>, log: Inlet) -
     let number = bell.as_fd().as_raw_fd();
     let mailbox = Arc::new(Mailbox { sender: sender.clone(), bell });
     let replies = Arc::clone(&mailbox);
-    let dispatch = Arc::new(Dispatch::new(handler, settings.max_handlers, move |token, decision| {
-        replies.post(Message::Replied(token, decision));
-    })?);
+    let reply = move |token, decision| replies.post(Message::Replied(token, decision));
+    let deadlines = settings.deadlines.values().copied();
+    let patience = deadlines.fold(settings.deadline, Duration::max);
+    let dispatch = Arc::new(Dispatch::new(handler, settings.max_handlers, patience, reply)?);
     let (ready, started) = mpsc::sync_channel(1);
     let share = Arc::clone(&dispatch);
     let thread = thread::Builder::new()
@@ -219,12 +224,14 @@ impl Engine {
         let mailbox = Arc::new(Mailbox { sender, bell });
         let worker = Worker { group: Arc::downgrade(&group), user_ns };
         let post = Arc::clone(&mailbox);
-        let workers = Pool::new("ch-worker", WORKERS, move |job| {
+        let work = move |_, job| {
             if let Some(outcome) = worker.run(job) {
                 post.post(Message::Worked(outcome));
             }
-        })
-        .map_err(|e| Error::os("cannot start a worker's thread", e))?;
+        };
+        // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
+        let workers = Pool::new("ch-worker", WORKERS, PATIENCE, work, |_| ())
+            .map_err(|e| Error::os("cannot start a worker's thread", e))?;
         let search = Search {
             host_root: settings.host_root.clone(),
             only: settings.only_runtime.clone(),
@@ -378,6 +385,18 @@ impl Engine {
             }
             let (at, time) = (Instant::now(), SystemTime::now());
             self.exits.drain(&mut ended);
+            // After the ends are read, and before they are settled: a container that was seen to run is known when its end is.
+            if let Some(exec_watch) = &mut self.exec_watch {
+                exec_watch.drain(&mut seen);
+                let missed = exec_watch.missed();
+                if missed.untold > 0 {
+                    self.apply(Input::Overflow { time });
+                    self.workers.submit(Job::Existing { search: self.search.clone() });
+                }
+            }
+            for seen in seen.drain(..) {
+                self.seen(seen, at, time);
+            }
             for Ended { process, status, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
@@ -389,17 +408,6 @@ impl Engine {
             }
             for event in events.drain(..) {
                 self.event(event, at, time);
-            }
-            if let Some(exec_watch) = &mut self.exec_watch {
-                exec_watch.drain(&mut seen);
-                let missed = exec_watch.missed();
-                if missed.untold > 0 {
-                    self.apply(Input::Overflow { time });
-                    self.workers.submit(Job::Existing { search: self.search.clone() });
-                }
-            }
-            for seen in seen.drain(..) {
-                self.seen(seen, at, time);
             }
             let now = Instant::now();
             self.give_up(now);
@@ -475,8 +483,21 @@ impl Engine {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
+<<<<<<< HEAD
         let (init, search) = (seen.init, self.search.clone());
         self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
+=======
+        if self.lifecycle.is_run(seen.init, &ancestors) {
+            self.apply(Input::Ran { init: seen.init, ancestors, time });
+            return;
+        }
+        self.workers.submit(Job::Stranger {
+            seen: Box::new(seen),
+            search: self.search.clone(),
+            existing,
+            time,
+        });
+>>>>>>> h9
     }
 
     /// Lets go what a worker could not read in time.
@@ -609,7 +630,8 @@ impl Engine {
             }
             Outcome::Existing { found, strangers } => {
                 for (key, container, process) in found {
-                    self.apply(Input::Existing { key, container, process, time: SystemTime::now() });
+                    let time = SystemTime::now();
+                    self.apply(Input::Existing(Box::new(Existing { key, container, process, time })));
                 }
                 for init in strangers {
                     let (search, time) = (self.search.clone(), SystemTime::now());
@@ -627,17 +649,25 @@ impl Engine {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Answer { hold, allow } => {
+                Action::Answer { hold, refusal } => {
                     // A hold that is gone was let go by `give_up`.
                     if let Some(event) = self.holds.remove(&hold) {
-                        let answered = if allow { event.allow() } else { event.deny() };
+                        let answered = match refusal {
+                            None => event.allow(),
+                            Some(Refusal {}) => event.deny(),
+                        };
                         if let Err(error) = answered {
                             self.log.log(Level::Debug, format!("answering: {error}"));
                         }
                     }
                 }
-                Action::Tell { token, event } => self.dispatch.tell(token, event),
-                Action::Overdue { token } => self.dispatch.overdue(token),
+                Action::Tell { life, token, event } => self.dispatch.tell(life, token, event),
+                Action::Overdue { token } => {
+                    if !self.dispatch.overdue(token) {
+                        let line = "too many handlers are late: one event will not be told to the handler";
+                        self.log.log(Level::Warn, line);
+                    }
+                }
                 Action::Finish { life, change, mark } => match self.creations.get(&life) {
                     Some(creation) if mark || change.is_some() => {
                         let config = self.lifecycle.container(life).and_then(|c| c.config.clone());
@@ -717,7 +747,9 @@ impl Engine {
                     self.log.log(Level::Debug, format!("removing a mark: {error}"));
                 }
             }
-            None => self.workers.submit(Job::Unmark(mark)),
+            None => {
+                self.workers.submit(Job::Unmark(mark));
+            }
         }
     }
 
@@ -730,7 +762,7 @@ impl Engine {
             Err(WatchError::Gone) => return Err(no_process()),
             Err(error) => return Err(Error::new(ErrorKind::Os, error.to_string())),
         };
-        self.apply(Input::WatchTermination { id, process, ended: false, time: SystemTime::now() });
+        self.apply(Input::WatchTermination { id, process });
         Ok(())
     }
 

@@ -296,15 +296,15 @@ impl Worker {
             }
             made.bundle = opened.dir;
             describe(&mut container, parent, Some(&made.caller()));
-            let nested = || bundle::host_path::host_path(opened.dir.as_ref()?.as_fd(), made.task.tgid);
+            let nested = || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), made.task.tgid);
             let through = || {
-                let inside = theirs.as_ref()?.strip_prefix("/").ok()?;
+                let inside = theirs.as_ref().filter(|_| made.bundle.is_some())?.strip_prefix("/").ok()?;
                 // The shim or conmon outlives the runtime.
                 let lasting = proc::namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
                 let pid = if lasting { parent } else { made.task.tgid };
                 Some(Path::new("/proc").join(pid.to_string()).join("root").join(inside))
             };
-            container.bundle = opened.host_path.or_else(nested).or_else(through);
+            container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
             creation = Some(Arc::new(made));
         }
         let command = lifecycle::Command {
