@@ -20,12 +20,8 @@ use crate::event::ExitStatus;
 use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
-<<<<<<< HEAD
-use crate::lifecycle::{Action, HoldId, Init, Input, LifeId, Lifecycle, Rules, Token};
-use crate::marker::{self, Changes, Marker};
-=======
 use crate::lifecycle::{Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token};
->>>>>>> h9
+use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
 use crate::pool::Pool;
@@ -483,21 +479,12 @@ impl Engine {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
-<<<<<<< HEAD
-        let (init, search) = (seen.init, self.search.clone());
-        self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
-=======
         if self.lifecycle.is_run(seen.init, &ancestors) {
             self.apply(Input::Ran { init: seen.init, ancestors, time });
             return;
         }
-        self.workers.submit(Job::Stranger {
-            seen: Box::new(seen),
-            search: self.search.clone(),
-            existing,
-            time,
-        });
->>>>>>> h9
+        let (init, search) = (seen.init, self.search.clone());
+        self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
     }
 
     /// Lets go what a worker could not read in time.
