@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Command {
     WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
     Status { reply: SyncSender<Status> },
+    Ping { reply: SyncSender<()> },
     Close,
 }
 
@@ -541,6 +542,9 @@ impl Engine {
             }
             Message::Worked(outcome) => self.worked(outcome),
             Message::Command(Command::Close) => self.closing = true,
+            Message::Command(Command::Ping { reply }) => {
+                let _ = reply.try_send(());
+            }
             Message::Command(Command::Status { reply }) => {
                 let _ = reply.send(self.status());
             }
