@@ -168,6 +168,8 @@ struct Engine {
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
+    /// Looks for existing containers whose outcome has not come yet.
+    looks: usize,
     marker: Option<Marker>,
     tells_existing: bool,
     tells_strangers: bool,
@@ -284,6 +286,7 @@ impl Engine {
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
             search,
+            looks: 0,
             marker: None,
             tells_existing: settings.existing,
             tells_strangers: settings.exec_watch.unwrap_or(settings.discover),
@@ -296,7 +299,7 @@ impl Engine {
         }
         engine.mark_at_start(settings.discover)?;
         if settings.existing {
-            engine.workers.submit(Job::Existing { search: engine.search.clone() });
+            engine.look();
         }
         Ok(engine)
     }
@@ -409,7 +412,7 @@ impl Engine {
                 let missed = exec_watch.missed();
                 if missed.untold > 0 {
                     self.apply(Input::Overflow { time });
-                    self.workers.submit(Job::Existing { search: self.search.clone() });
+                    self.look();
                 }
             }
             for seen in seen.drain(..) {
@@ -444,7 +447,7 @@ impl Engine {
             Event::Permission(event) => self.held(event, at, time),
             Event::Overflow => {
                 self.apply(Input::Overflow { time });
-                self.workers.submit(Job::Existing { search: self.search.clone() });
+                self.look();
             }
             Event::Passed(passed) => {
                 let line = format!("task {} was not held: no descriptor was left (ulimit -n)", passed.task());
@@ -511,7 +514,14 @@ impl Engine {
             return;
         }
         let (init, search) = (seen.init, self.search.clone());
+        self.looks += usize::from(existing);
         self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
+    }
+
+    /// Looks for containers that run already.
+    fn look(&mut self) {
+        self.looks += 1;
+        self.workers.submit(Job::Existing { search: self.search.clone() });
     }
 
     /// Lets go what a worker could not read in time.
@@ -640,6 +650,7 @@ impl Engine {
             }
             Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
+                self.looks -= usize::from(untold.existing);
                 if let Some((binary, mark)) = learned {
                     self.log.log(
                         Level::Warn,
@@ -653,6 +664,7 @@ impl Engine {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
             }
             Outcome::Existing { found, strangers } => {
+                self.looks -= 1;
                 for (key, container, process) in found {
                     let time = SystemTime::now();
                     self.apply(Input::Existing(Box::new(Existing { key, container, process, time })));
@@ -661,6 +673,7 @@ impl Engine {
                     let (search, time) = (self.search.clone(), SystemTime::now());
                     let ancestors = proc::ancestors(init.pid);
                     if !self.lifecycle.tells_of(init, &ancestors) {
+                        self.looks += 1;
                         self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });
                     }
                 }
@@ -867,6 +880,7 @@ impl Engine {
             containers,
             creating,
             held: self.holds.len(),
+            looking: self.looks > 0,
             timed_out: self.lifecycle.timed_out,
             warnings: self.warnings.clone(),
         }

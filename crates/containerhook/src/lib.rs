@@ -107,3 +107,8 @@ pub use notifier::{
     Builder, ContainerNotifier, DEFAULT_DEADLINE, ExitBackend, MAX_DEADLINE, MarkedRuntime, OnTimeout, Status,
 };
 pub use watchdog::Heartbeat;
+pub use work::existing;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

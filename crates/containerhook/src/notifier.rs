@@ -283,6 +283,8 @@ pub struct Status {
     pub creating: usize,
     /// How many executions are held at this moment.
     pub held: usize,
+    /// Whether containers that run already are being looked for at this moment ([`Builder::existing`]).
+    pub looking: bool,
     /// How many held events were answered because their deadline passed.
     pub timed_out: u64,
     /// What went less well than it could, such as a capability that is missing.

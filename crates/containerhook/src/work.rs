@@ -18,7 +18,7 @@ use crate::capture::{self, CaptureError, ExecRecord};
 use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
-use crate::event::{Container, EventKind, ExecProcess, Runtime};
+use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::Changes;
@@ -668,6 +668,43 @@ fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     let path = root.join(id).join(name);
     let state = state_file::read_state(&creation.caller(), &path).map_err(|e| e.to_string())?;
     state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
+}
+
+/// The containers that run at this moment, without a listener.
+///
+/// They are found as [`Builder::existing`](crate::Builder::existing) finds them: by the state that runtimes and shims
+/// leave, and by `/proc`; no engine is asked. Each is a [`Created`](EventKind::Created) record with
+/// [`existing`](crate::ContainerEvent::existing) set, oldest first, numbered from 1. It takes no privilege but to read
+/// what it looks at: what it may not read it does not find.
+#[must_use]
+pub fn existing(host_root: &Path) -> Vec<Record> {
+    let search = Search { host_root: host_root.to_owned(), ..Search::default() };
+    let known = runtime::existing::existing(&search);
+    let strangers = runtime::existing::strangers(&search, &known);
+    let mut found: Vec<(Process, Container)> = known
+        .into_iter()
+        .filter_map(|found| existing_container(&search, found))
+        .map(|(_, container, process)| (process, container))
+        .collect();
+    let user_ns = proc::namespace(std::process::id().cast_signed(), "user").unwrap_or_default();
+    let worker = Worker { group: Weak::new(), user_ns };
+    for (pid, start_time) in strangers {
+        let Ok(pid) = i32::try_from(pid) else { continue };
+        let init = Process { pid, start_time };
+        let ancestors = proc::ancestors(pid);
+        if let Outcome::Untold { untold, .. } =
+            worker.stranger(init, ancestors, &search, true, SystemTime::now())
+        {
+            found.push((untold.init, untold.container));
+        }
+    }
+    found.sort_by_key(|(process, _)| (process.start_time, process.pid));
+    let number = |(at, (_, container)): (usize, (Process, Container))| Record {
+        seq: at as u64 + 1,
+        event: ContainerEvent::existing_now(container),
+        answer: None,
+    };
+    found.into_iter().enumerate().map(number).collect()
 }
 
 /// A container that runs already, with what its bundle says.

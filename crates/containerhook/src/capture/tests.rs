@@ -343,7 +343,8 @@ fn execveat_of_a_descriptor() {
 fn a_thousand_arguments() {
     need!(Root, Busybox);
     let _dog = watchdog(LIMIT);
-    let argv: Vec<_> = (0..1000).map(|i| format!("{}{i}", if i == 0 { "true" } else { "" }).into_bytes()).collect();
+    let argv: Vec<_> =
+        (0..1000).map(|i| format!("{}{i}", if i == 0 { "true" } else { "" }).into_bytes()).collect();
     let code = forked(&Program::new(), &[vec![b"true".to_vec()], argv[1..].to_vec()].concat());
     assert_eq!(code, Ok(0));
 }
