@@ -29,10 +29,13 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Worker, inode_of};
+use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
+
+/// Workers at once for callers who are not the host's root.
+const WORKERS_FOR_ANYBODY: usize = 16;
 
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
@@ -153,7 +156,7 @@ struct Engine {
     started: u64,
     exit_backend: ExitBackend,
     lifecycle: Lifecycle,
-    workers: Pool<Job>,
+    workers: Workers,
     dispatch: Arc<Dispatch>,
     log: Inlet,
     holds: HashMap<HoldId, Held>,
@@ -176,6 +179,21 @@ struct Engine {
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
+}
+
+/// Those who do what may wait.
+struct Workers {
+    trusted: Pool<Job>,
+    anybody: Pool<Job>,
+}
+
+impl Workers {
+    fn submit(&self, job: Job) {
+        match job.ward() {
+            Ward::Trusted => self.trusted.submit(job),
+            Ward::Anybody => self.anybody.submit(job),
+        };
+    }
 }
 
 /// A container, or a runtime, that waits for an answer.
@@ -240,16 +258,22 @@ impl Engine {
             .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
-        let worker = Worker { group: Arc::downgrade(&group), user_ns };
-        let post = Arc::clone(&mailbox);
-        let work = move |_, job| {
-            if let Some(outcome) = worker.run(job) {
-                post.post(Message::Worked(outcome));
-            }
+        let pool = |name, ward, most| {
+            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let post = Arc::clone(&mailbox);
+            let work = move |_, job| {
+                if let Some(outcome) = worker.run(job, ward) {
+                    post.post(Message::Worked(outcome));
+                }
+            };
+            // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
+            Pool::new(name, most, PATIENCE, work, |_| ())
+                .map_err(|e| Error::os("cannot start a worker's thread", e))
         };
-        // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
-        let workers = Pool::new("ch-worker", WORKERS, PATIENCE, work, |_| ())
-            .map_err(|e| Error::os("cannot start a worker's thread", e))?;
+        let workers = Workers {
+            trusted: pool("ch-worker", Ward::Trusted, WORKERS)?,
+            anybody: pool("ch-worker-any", Ward::Anybody, WORKERS_FOR_ANYBODY)?,
+        };
         let search = Search {
             host_root: settings.host_root.clone(),
             only: settings.only_runtime.clone(),
@@ -566,6 +590,9 @@ impl Engine {
 
     fn worked(&mut self, outcome: Outcome) {
         match outcome {
+            Outcome::NotTrusted(job) => {
+                self.workers.anybody.submit(job);
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
                 if let Some(held) = self.holds.remove(&hold) {

@@ -66,6 +66,8 @@ pub(crate) enum Job {
 }
 
 pub(crate) enum Outcome {
+    /// It is for the pool that serves anybody.
+    NotTrusted(Job),
     /// It is nothing to hold or tell.
     Passed {
         hold: HoldId,
@@ -160,9 +162,41 @@ pub(crate) struct Worker {
     pub(crate) user_ns: u64,
 }
 
+/// Which of the pools of workers a job runs in.
+///
+/// Whoever is not the host's root can make its own memory and files answer never (userfaultfd, FUSE): what is to be read
+/// of such callers has workers of its own, so that it keeps nobody else waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ward {
+    Trusted,
+    Anybody,
+}
+
+impl Job {
+    /// The pool for a job of which it is known already.
+    pub(crate) fn ward(&self) -> Ward {
+        match self {
+            Job::Finish { creation, .. } | Job::FindInit { creation, .. } if !creation.trusted => {
+                Ward::Anybody
+            }
+            _ => Ward::Trusted,
+        }
+    }
+}
+
 impl Worker {
-    pub(crate) fn run(&self, job: Job) -> Option<Outcome> {
+    /// Is this to be done by the other pool? Only what the kernel itself answers is looked at to know.
+    fn is_others(&self, tid: i32, ward: Ward) -> bool {
+        ward == Ward::Trusted && proc::task_facts(tid).is_ok_and(|task| !self.trusts(&task))
+    }
+
+    pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
         match job {
+            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. }
+                if self.is_others(tid, ward) =>
+            {
+                Some(Outcome::NotTrusted(job))
+            }
             Job::Command { hold, tid, binary, at, time } => {
                 Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
             }
