@@ -293,6 +293,10 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::process::Command;
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -310,6 +314,71 @@ mod tests {
         assert!(error.to_string().contains("no_such"), "{error}");
         if loader.map("exits").is_ok() {
             assert!(loader.map("exits").unwrap_err().to_string().contains("exits"));
+        }
+    }
+
+    /// What the attached programs cost each exec, fork and exit of the host. Prints; run it with
+    /// `cargo test --release -p containerhook --lib what_the_programs_cost -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_the_programs_cost() {
+        const EXECS: u32 = 2000;
+        let spawn = || {
+            let start = Instant::now();
+            assert!(Command::new("/bin/busybox").arg("true").status().unwrap().success());
+            start.elapsed()
+        };
+        let median = || {
+            let mut times: Vec<_> = (0..EXECS).map(|_| spawn()).collect();
+            times.sort();
+            times[times.len() / 2]
+        };
+        let mut loader = Loader::new();
+        let start = Instant::now();
+        let programs: Vec<Program> = ["exec", "fork", "exit"]
+            .into_iter()
+            .zip([c"sched_process_exec", c"sched_process_fork", c"sched_process_exit"])
+            .map(|(part, tracepoint)| {
+                loader.program(tracepoint, &format!("{part}_btf"), &format!("{part}_raw")).unwrap()
+            })
+            .collect();
+        println!("loaded in {:?}", start.elapsed());
+        drop(loader);
+
+        median();
+        for round in 0..3 {
+            let without = median();
+            let attached: Vec<Attached> = programs.iter().map(|program| program.attach().unwrap()).collect();
+            let with = median();
+            drop(attached);
+            println!(
+                "round {round}: spawn and wait, median of {EXECS}: {without:?} without, {with:?} with all three"
+            );
+        }
+
+        let _stats = sys::count_runs().unwrap();
+        for program in &programs {
+            let attached = program.attach().unwrap();
+            let (ns_before, runs_before) = program.runs();
+            for _ in 0..EXECS {
+                spawn();
+            }
+            let (ns, runs) = program.runs();
+            drop(attached);
+            assert!(runs - runs_before >= u64::from(EXECS), "each spawn is an exec, a fork and an exit");
+            println!("{}: {} ns a run", program.name, (ns - ns_before) / (runs - runs_before));
+        }
+    }
+
+    impl Program {
+        /// Nanoseconds and count of its runs, while they are counted.
+        fn runs(&self) -> (u64, u64) {
+            let path = format!("/proc/thread-self/fdinfo/{}", self.fd.as_raw_fd());
+            let text = std::fs::read_to_string(path).unwrap();
+            let field = |name| {
+                text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse::<u64>().unwrap()
+            };
+            (field("run_time_ns:"), field("run_cnt:"))
         }
     }
 }
