@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Command {
     WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
     Status { reply: SyncSender<Status> },
+    Ping { reply: SyncSender<()> },
     Close,
 }
 
@@ -155,7 +156,9 @@ struct Engine {
     workers: Pool<Job>,
     dispatch: Arc<Dispatch>,
     log: Inlet,
-    holds: HashMap<HoldId, PermissionEvent>,
+    holds: HashMap<HoldId, Held>,
+    /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
+    stops: HashMap<Process, LifeId>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
@@ -167,14 +170,32 @@ struct Engine {
     search: Search,
     marker: Option<Marker>,
     tells_existing: bool,
+    tells_strangers: bool,
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
 }
 
+/// A container, or a runtime, that waits for an answer.
+enum Held {
+    /// In its exec; dropped, it goes on.
+    Exec(PermissionEvent),
+    /// After its exec, by a signal.
+    Stopped { init: Process, runtime: Process },
+}
+
 struct Marked {
     binary: Arc<Binary>,
     mark: Mark,
+}
+
+impl Drop for Engine {
+    /// What the kernel holds for the group it frees by itself; what was stopped goes on by this, or by the guardian.
+    fn drop(&mut self) {
+        for (_, held) in std::mem::take(&mut self.holds) {
+            self.let_go(held, None);
+        }
+    }
 }
 
 impl Engine {
@@ -193,7 +214,7 @@ impl Engine {
         let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
         warnings.extend(said);
-        let exec_watch = if settings.exec_watch.unwrap_or(settings.discover) {
+        let exec_watch = if settings.exec_watch != Some(false) {
             ExecWatch::open(&mut loader)
                 .map_err(|refused| {
                     warnings.push(format!("containers that no mark held will not be seen: {refused}"));
@@ -255,6 +276,7 @@ impl Engine {
             dispatch,
             log,
             holds: HashMap::new(),
+            stops: HashMap::new(),
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
@@ -264,6 +286,7 @@ impl Engine {
             search,
             marker: None,
             tells_existing: settings.existing,
+            tells_strangers: settings.exec_watch.unwrap_or(settings.discover),
             warnings: Vec::new(),
             actions: Vec::new(),
             closing: false,
@@ -456,25 +479,30 @@ impl Engine {
                 .iter()
                 .find_map(|life| self.entry_marks.get(life))
                 .map(|(_, path)| path.display().to_string());
-            Job::Entry { hold, tid, candidates: lives.clone(), executable, at, time }
+            Job::Entry { hold, tid, stopped: false, candidates: lives.clone(), executable, at, time }
         } else if let Some(marked) = self.runtimes.get(&inode) {
             Job::Command { hold, tid, binary: Arc::clone(&marked.binary), at, time }
         } else {
             return;
         };
-        self.holds.insert(hold, event);
+        self.holds.insert(hold, Held::Exec(event));
         self.reading.push_back((at + PATIENCE, hold));
         self.workers.submit(job);
     }
 
     /// The init of some pid namespace has executed a program.
     fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+        if let Some(runtime) = seen.stopped_for {
+            let filename = seen.filename.to_string_lossy().into_owned();
+            self.stopped(seen.process, runtime, filename, at, time);
+            return;
+        }
         let ancestors: Vec<i32> = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
         if self.lifecycle.tells_of(seen.init, &ancestors) {
             return;
         }
         let existing = seen.init.start_time < self.started;
-        if existing && !self.tells_existing {
+        if !self.tells_strangers || existing && !self.tells_existing {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
@@ -493,7 +521,8 @@ impl Engine {
                 return;
             }
             self.reading.pop_front();
-            if self.holds.remove(&hold).is_some() {
+            if let Some(held) = self.holds.remove(&hold) {
+                self.let_go(held, None);
                 self.log.log(Level::Warn, "an execution was let go: it could not be read in time");
             }
         }
@@ -513,6 +542,9 @@ impl Engine {
             }
             Message::Worked(outcome) => self.worked(outcome),
             Message::Command(Command::Close) => self.closing = true,
+            Message::Command(Command::Ping { reply }) => {
+                let _ = reply.try_send(());
+            }
             Message::Command(Command::Status { reply }) => {
                 let _ = reply.send(self.status());
             }
@@ -526,7 +558,9 @@ impl Engine {
         match outcome {
             Outcome::Passed { hold, why } => {
                 self.read(hold);
-                self.holds.remove(&hold);
+                if let Some(held) = self.holds.remove(&hold) {
+                    self.let_go(held, None);
+                }
                 if let Some(why) = why {
                     self.log.log(Level::Info, why);
                 }
@@ -571,6 +605,13 @@ impl Engine {
             }
             Outcome::Finished { life, outcome, entry } => {
                 self.entry_marked(life, entry);
+                let mut outcome = outcome;
+                if let Some(why) = outcome.unmarked.take() {
+                    match self.stop_at_exec(life) {
+                        Ok(()) => outcome.marked = true,
+                        Err(also) => outcome.unmarked = Some(format!("{why}; {also}")),
+                    }
+                }
                 self.apply(Input::Finished { life, outcome });
             }
             Outcome::Init { life, found, entry, time } => {
@@ -634,14 +675,8 @@ impl Engine {
             match action {
                 Action::Answer { hold, refusal } => {
                     // A hold that is gone was let go by `give_up`.
-                    if let Some(event) = self.holds.remove(&hold) {
-                        let answered = match refusal {
-                            None => event.allow(),
-                            Some(Refusal {}) => event.deny(),
-                        };
-                        if let Err(error) = answered {
-                            self.log.log(Level::Debug, format!("answering: {error}"));
-                        }
+                    if let Some(held) = self.holds.remove(&hold) {
+                        self.let_go(held, refusal);
                     }
                 }
                 Action::Tell { life, token, event } => self.dispatch.tell(life, token, event),
@@ -678,15 +713,80 @@ impl Engine {
                     }
                 }
                 Action::Unmark { life, by } => self.unmark(life, by),
-                Action::Release { life } => {
-                    self.creations.remove(&life);
-                }
+                Action::Release { life } => self.release(life),
                 Action::Record(record) => self.log.record(*record),
                 Action::Log(level, line) => self.log.log(level, line),
             }
         }
         // Nothing above makes new actions: what follows from one comes by the inbox.
         self.actions = actions;
+    }
+
+    /// Answers what is held.
+    fn let_go(&mut self, held: Held, refusal: Option<Refusal>) {
+        match held {
+            Held::Exec(event) => {
+                let answered = match refusal {
+                    None => event.allow(),
+                    Some(Refusal {}) => event.deny(),
+                };
+                if let Err(error) = answered {
+                    self.log.log(Level::Debug, format!("answering: {error}"));
+                }
+            }
+            Held::Stopped { init, runtime } => {
+                let signal = if refusal.is_some() { libc::SIGKILL } else { libc::SIGCONT };
+                if let Err(error) = self.exits.kill(init, signal) {
+                    self.log.log(Level::Debug, format!("continuing process {}: {error}", init.pid));
+                }
+                if let Some(exec_watch) = &mut self.exec_watch {
+                    exec_watch.release(runtime);
+                }
+            }
+        }
+    }
+
+    /// The entrypoint of what this runtime process runs could not be marked: the container is stopped after its exec.
+    fn stop_at_exec(&mut self, life: LifeId) -> Result<(), String> {
+        let runtime =
+            self.creations.get(&life).and_then(|creation| creation.runs()).ok_or("it is not run")?;
+        let exec_watch = self.exec_watch.as_mut().ok_or("BPF is refused or turned off")?;
+        exec_watch.stop_under(runtime).map_err(|error| error.to_string())?;
+        self.stops.insert(runtime, life);
+        Ok(())
+    }
+
+    /// A container's first program was stopped for us.
+    fn stopped(&mut self, init: Process, runtime: Process, filename: String, at: Instant, time: SystemTime) {
+        let held = Held::Stopped { init, runtime };
+        let Some(life) = self.stops.remove(&runtime) else {
+            self.let_go(held, None);
+            return;
+        };
+        let hold = self.lifecycle.new_id();
+        self.holds.insert(hold, held);
+        self.reading.push_back((at + PATIENCE, hold));
+        let (candidates, executable) = (vec![life], Some(filename));
+        self.workers.submit(Job::Entry {
+            hold,
+            tid: init.pid,
+            stopped: true,
+            candidates,
+            executable,
+            at,
+            time,
+        });
+    }
+
+    fn release(&mut self, life: LifeId) {
+        let Some(creation) = self.creations.remove(&life) else { return };
+        // It never came to the exec that was to be stopped.
+        if let Some(runtime) = creation.runs()
+            && self.stops.remove(&runtime).is_some()
+            && let Some(exec_watch) = &mut self.exec_watch
+        {
+            exec_watch.release(runtime);
+        }
     }
 
     fn entry_marked(&mut self, life: LifeId, entry: Option<MarkedEntry>) {
@@ -725,12 +825,12 @@ impl Engine {
             }
         }
         match by.and_then(|hold| self.holds.get(&hold)) {
-            Some(event) => {
+            Some(Held::Exec(event)) => {
                 if let Err(error) = mark.remove_by(event.file()) {
                     self.log.log(Level::Debug, format!("removing a mark: {error}"));
                 }
             }
-            None => {
+            Some(Held::Stopped { .. }) | None => {
                 self.workers.submit(Job::Unmark(mark));
             }
         }

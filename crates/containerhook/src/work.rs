@@ -40,6 +40,8 @@ pub(crate) enum Job {
     Entry {
         hold: HoldId,
         tid: i32,
+        /// It was stopped after its exec, not held in it.
+        stopped: bool,
         candidates: Vec<LifeId>,
         executable: Option<String>,
         at: Instant,
@@ -128,6 +130,12 @@ pub(crate) struct Creation {
 }
 
 impl Creation {
+    /// The runtime's process, where it starts the container too.
+    pub(crate) fn runs(&self) -> Option<Process> {
+        let process = Process { pid: self.task.tgid, start_time: self.task.start_time };
+        matches!(self.invocation.verb, Verb::Run | Verb::Restore).then_some(process)
+    }
+
     fn open_bundle(&self) -> bundle::Opened {
         let Invocation { bundle, config_file, .. } = &self.invocation;
         bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
@@ -162,8 +170,8 @@ impl Worker {
                 let record = capture::passed(tid, Some(inode_of(&binary)));
                 Some(self.command(life, tid, record, &binary, at, time))
             }
-            Job::Entry { hold, tid, candidates, executable, at, time } => {
-                Some(entry(hold, tid, candidates, executable, at, time))
+            Job::Entry { hold, tid, stopped, candidates, executable, at, time } => {
+                Some(entry(hold, tid, stopped, candidates, executable, at, time))
             }
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))
@@ -594,6 +602,7 @@ fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>)
 fn entry(
     hold: HoldId,
     tid: i32,
+    stopped: bool,
     candidates: Vec<LifeId>,
     executable: Option<String>,
     at: Instant,
@@ -603,7 +612,7 @@ fn entry(
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
-    let args = capture::arguments(tid).unwrap_or_default();
+    let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
     let ancestors = proc::ancestors(task.tgid);
@@ -612,6 +621,7 @@ fn entry(
         at,
         time,
         process,
+        own_pid: task.own_pid,
         ancestors,
         candidates,
         args,

@@ -72,3 +72,8 @@ pub(crate) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, Cap
 pub(crate) fn arguments(tid: i32) -> Result<Vec<OsString>, CaptureError> {
     memory::arguments(tid).map(|(_, argv)| argv)
 }
+
+/// The arguments of a process after its exec, which are its own memory: its words, not its caller's any more.
+pub(crate) fn command_line(tid: i32) -> Result<Vec<OsString>, CaptureError> {
+    memory::command_line(tid)
+}
