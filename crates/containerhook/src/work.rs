@@ -689,19 +689,36 @@ fn find_init(creation: &Creation) -> Result<Process, String> {
     Ok(Process { pid, start_time: stat.start_time })
 }
 
+/// What the runtime has written, in its own family's file, else in that of any: a wrapper may have the name of one
+/// family and execute another, and a runtime's file may be called anything.
 fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     let Creation { invocation, task, .. } = creation;
-    let file = invocation.family.state_file().ok_or("where this runtime keeps its state is not known")?;
-    let root = invocation
-        .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
-        .ok_or("where this runtime keeps its state is not known")?;
-    let StateName::InDirectory(name) = file.name else {
-        return Err("this runtime's state has no fixed name".to_owned());
-    };
     let id = invocation.id.as_deref().ok_or("it has no id")?;
-    let path = root.join(id).join(name);
-    let state = state_file::read_state(&creation.caller(), &path).map_err(|e| e.to_string())?;
-    state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
+    let mut families = vec![invocation.family, Family::Runc, Family::Crun, Family::Youki];
+    families.dedup();
+    let mut first_error = None;
+    for family in families {
+        let Some(StateName::InDirectory(name)) = family.state_file().map(|file| file.name) else { continue };
+        let caller = cmdline::Caller { uid: task.euid, xdg_runtime_dir: None };
+        let Some(root) = invocation.root.clone().or_else(|| family.default_state_root(&caller)) else {
+            continue;
+        };
+        let path = root.join(id).join(name);
+        let pid = match state_file::read_state(&creation.caller(), &path) {
+            Ok(state) => state.pid.ok_or_else(|| format!("{} has no pid", path.display())),
+            Err(error) => Err(error.to_string()),
+        };
+        // In another runtime's folder a container of this id may be an older one.
+        let is_news = |pid: i32| proc::stat(pid).is_ok_and(|stat| stat.start_time >= task.start_time);
+        match pid {
+            Ok(pid) if family == invocation.family || is_news(pid) => return Ok(pid),
+            Ok(_) => {}
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| "where this runtime keeps its state is not known".to_owned()))
 }
 
 /// The containers that run at this moment, without a listener.
