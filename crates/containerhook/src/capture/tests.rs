@@ -166,11 +166,7 @@ fn who_executes_and_from_where() {
     let (path, argv) = (program.c_path(), Argv::new(&words(&["true", "-x"])));
     let (say, said) = mpsc::channel();
     let expected = program.path.clone();
-<<<<<<< HEAD
-    let check = Box::new(move |tid, record: Result<ExecRecord, super::CaptureError>| {
-=======
     let check = Box::new(move |tid, record: Result<ExecRecord, CaptureError>| {
->>>>>>> h8
         let record = record.unwrap();
         let task = record.task;
         assert_eq!((record.path.as_os_str(), record.argv.len()), (expected.as_os_str(), 2));
@@ -202,11 +198,7 @@ fn a_caller_without_rights_in_another_root() {
     let root = CString::new(program.scratch.path().as_os_str().as_bytes()).unwrap();
     let argv = Argv::new(&words(&["true"]));
     let of = fs::metadata(program.scratch.path()).map(|m| (m.dev(), m.ino())).unwrap();
-<<<<<<< HEAD
-    let check = Box::new(move |_, record: Result<ExecRecord, super::CaptureError>| {
-=======
     let check = Box::new(move |_, record: Result<ExecRecord, CaptureError>| {
->>>>>>> h8
         let record = record.unwrap();
         assert_eq!(record.path, "/true");
         let task = record.task;
@@ -316,11 +308,7 @@ fn execveat_by_path() {
     let argv = Argv::new(&given);
     let dir = File::open(program.scratch.path()).unwrap();
     let mut check = expect(&given);
-<<<<<<< HEAD
-    let check = Box::new(move |tid, record: Result<ExecRecord, super::CaptureError>| {
-=======
     let check = Box::new(move |tid, record: Result<ExecRecord, CaptureError>| {
->>>>>>> h8
         let record = record.unwrap();
         assert_eq!(record.path, "true");
         check(tid, Ok(record));
@@ -339,11 +327,7 @@ fn execveat_of_a_descriptor() {
     let argv = Argv::new(&given);
     let file = File::open(&program.path).unwrap();
     let mut check = expect(&given);
-<<<<<<< HEAD
-    let check = Box::new(move |tid, record: Result<ExecRecord, super::CaptureError>| {
-=======
     let check = Box::new(move |tid, record: Result<ExecRecord, CaptureError>| {
->>>>>>> h8
         let record = record.unwrap();
         assert_eq!(record.path, "");
         check(tid, Ok(record));
@@ -359,15 +343,9 @@ fn execveat_of_a_descriptor() {
 fn a_thousand_arguments() {
     need!(Root, Busybox);
     let _dog = watchdog(LIMIT);
-<<<<<<< HEAD
-    let argv: Vec<_> =
-        (0..1000).map(|i| format!("{}{i}", if i == 0 { "true" } else { "" }).into_bytes()).collect();
-    let code = forked(&Program::new(), &[vec![b"true".to_vec()], argv[1..].to_vec()].concat());
-=======
     let argv: Vec<_> = std::iter::once("true".to_owned()).chain((1..1000).map(|i| i.to_string())).collect();
     let argv: Vec<_> = argv.into_iter().map(String::into_bytes).collect();
     let code = forked(&Program::new(), &argv);
->>>>>>> h8
     assert_eq!(code, Ok(0));
 }
 
@@ -383,13 +361,8 @@ fn arguments_as_large_as_execve_takes() {
     let argv = [vec![b"true".to_vec()], vec![vec![b'y'; 128 * 1024 - 1]; 15]].concat();
     assert_eq!(forked(&program, &argv), Ok(0));
     // Longer ones execve refuses, after it was held.
-<<<<<<< HEAD
-    let (path, given) = (program.c_path(), Argv::new(&[b"true".to_vec(), vec![b'x'; 128 * 1024]]));
-    let check = Box::new(|_, record: Result<ExecRecord, super::CaptureError>| {
-=======
     let (path, given) = (program.c_path(), Argv::new(&[b"true".to_vec(), vec![b'x'; 256 * 1024]]));
     let check = Box::new(|_, record: Result<ExecRecord, CaptureError>| {
->>>>>>> h8
         let error = record.unwrap_err().to_string();
         assert!(error.contains("longer than execve takes"), "{error}");
     });
@@ -620,11 +593,7 @@ fn a_thread_that_is_not_the_first() {
     let _dog = watchdog(LIMIT);
     let program = Program::new();
     let (say, said) = mpsc::channel();
-<<<<<<< HEAD
-    let check = Box::new(move |tid, record: Result<ExecRecord, super::CaptureError>| {
-=======
     let check = Box::new(move |tid, record: Result<ExecRecord, CaptureError>| {
->>>>>>> h8
         let record = record.unwrap();
         assert_eq!(record.argv, ["true", "from", "a thread"]);
         assert_eq!(record.task.tid, tid);
@@ -650,11 +619,7 @@ fn many_at_once() {
     const EACH: usize = 25;
     let program = Program::new();
     let (say, said) = mpsc::channel();
-<<<<<<< HEAD
-    let check = Box::new(move |tid, record: Result<ExecRecord, super::CaptureError>| {
-=======
     let check = Box::new(move |tid, record: Result<ExecRecord, CaptureError>| {
->>>>>>> h8
         let record = record.unwrap();
         assert_eq!((record.task.tid, record.argv.len()), (tid, 2));
         say.send((tid, record.argv[1].clone())).unwrap();
