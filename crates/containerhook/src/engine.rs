@@ -494,7 +494,7 @@ impl Engine {
         // Answered by being dropped, wherever this returns without keeping it.
         let Ok(inode) = event.inode() else { return };
         let tid = event.task();
-        if self.lifecycle.knows(tid).is_some_and(is_there) {
+        if self.lifecycle.knows(tid).is_some_and(|process| self.exits.is_alive(process)) {
             // A runtime that executes itself again, or what it was asked to run.
             if !self.entries.contains_key(&inode) {
                 return;
@@ -920,11 +920,6 @@ fn own_start_time() -> u64 {
     let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
     // USER_HZ is 100 wherever there are containers.
     (seconds * 100.0) as u64
-}
-
-/// Has the pid not been used again? Without BPF an end may be told after its pid is free.
-fn is_there(process: Process) -> bool {
-    proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
 }
 
 fn sources(binary: &Binary) -> String {

@@ -45,6 +45,10 @@ unsafe impl Pod for Under {}
 
 /// An exec of a container's init.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the record as the program writes it; the engine needs a part of it")
+)]
 pub(crate) struct Seen {
     /// Who executes.
     pub(crate) process: Process,

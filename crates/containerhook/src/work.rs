@@ -627,6 +627,7 @@ fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>)
     if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
         state.complete(&mut said);
     }
+    container.cgroup = config.as_ref().and_then(|config| metadata::cgroup_path(config.outline()));
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;

@@ -209,6 +209,7 @@ impl Exits {
     }
 
     /// How many are watched.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.watched.len()
     }
