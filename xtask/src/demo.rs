@@ -64,6 +64,9 @@ impl Demo {
         ensure!(!watch.has_ended(), "containerhook watch ended: see its words above");
 
         say::step(&format!("runc create {}", bundle.id()));
+        if self.hold > 0 {
+            say::note(&format!("held for {} s now, before runc's first instruction", self.hold));
+        }
         let created = Instant::now();
         let create = std::thread::scope(|scope| {
             let create = scope.spawn(|| runc.create(&bundle));
@@ -72,11 +75,7 @@ impl Demo {
         });
         let init = create?;
         let took = created.elapsed();
-        say::note(&format!(
-            "took {:.1} s: held for {} s before runc's first instruction",
-            took.as_secs_f64(),
-            self.hold
-        ));
+        say::note(&format!("runc create took {:.1} s", took.as_secs_f64()));
 
         say::step(&format!("runc start {} (its init is process {})", bundle.id(), init.0));
         runc.start(bundle.id())?;
@@ -86,8 +85,13 @@ impl Demo {
         }
 
         say::step(&format!("runc delete {}", bundle.id()));
+        // The end is told while the process is still being torn down, and until that is done runc refuses.
+        wait_until("init is gone", LONG, || (!init.is_alive()).then_some(()))?;
         runc.delete(bundle.id(), false)?;
         watch.stop()?;
+        while let Ok(line) = watch.lines.recv() {
+            self.show(&line, begin)?;
+        }
         say::step("everything is gone again; `cargo xtask test` runs the tests");
         Ok(())
     }
@@ -122,17 +126,21 @@ impl Demo {
                 .lines
                 .recv_timeout(wait)
                 .with_context(|| format!("containerhook told no {kind:?} event"))?;
-            let event: Value =
-                serde_json::from_str(&line).with_context(|| format!("containerhook printed {line:?}"))?;
-            if self.json {
-                println!("{line}");
-            } else {
-                println!("{:7.3} s  {}", begin.elapsed().as_secs_f64(), in_words(&event));
-            }
-            if event["event"] == kind {
+            if self.show(&line, begin)?["event"] == kind {
                 return Ok(());
             }
         }
+    }
+
+    fn show(&self, line: &str, begin: Instant) -> Result<Value> {
+        let event: Value =
+            serde_json::from_str(line).with_context(|| format!("containerhook printed {line:?}"))?;
+        if self.json {
+            println!("{line}");
+        } else {
+            println!("{:7.3} s  {}", begin.elapsed().as_secs_f64(), in_words(&event));
+        }
+        Ok(event)
     }
 }
 
@@ -189,7 +197,7 @@ impl Watch {
     }
 
     /// Ends it as Ctrl-C does.
-    fn stop(mut self) -> Result<()> {
+    fn stop(&mut self) -> Result<()> {
         self.process().kill(libc::SIGINT)?;
         wait_until("containerhook ends", LONG, || self.has_ended().then_some(()))?;
         let status = self.child.wait()?;

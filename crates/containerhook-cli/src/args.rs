@@ -25,6 +25,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Watch(Box<crate::watch::WatchArgs>),
+    Top(crate::top::TopArgs),
     List(crate::list::ListArgs),
     Doctor(crate::doctor::DoctorArgs),
     Verify(crate::verify::VerifyArgs),
@@ -58,7 +59,12 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    pub(crate) fn start_log(&self) -> anyhow::Result<()> {
+    /// Log lines would tear a screen apart: with `screen` they are kept only where stderr is not that screen.
+    pub(crate) fn start_log(&self, screen: bool) -> anyhow::Result<()> {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        if screen && terminal {
+            return Ok(());
+        }
         let filter = tracing_subscriber::EnvFilter::builder()
             .parse(&self.log_level)
             .map_err(|error| Usage(format!("--log-level {:?} is not understood: {error}", self.log_level)))?;
@@ -66,8 +72,7 @@ impl Global {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
             ColorChoice::Auto => {
-                std::io::IsTerminal::is_terminal(&std::io::stderr())
-                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             }
         };
         tracing_subscriber::fmt()

@@ -5,6 +5,7 @@
 //! Everything that is shown is made from the JSON of the contract, so it can be tested without a container.
 
 mod args;
+mod board;
 mod doctor;
 mod failure;
 mod field;
@@ -17,6 +18,7 @@ mod shell;
 mod signals;
 mod table;
 mod template;
+mod top;
 mod verify;
 mod watch;
 
@@ -28,13 +30,15 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = cli.global.start_log().and_then(|()| match cli.command {
-        Command::Watch(args) => watch::run(&args, &cli.global),
-        Command::Doctor(args) => doctor::run(&args, &cli.global),
-        Command::List(args) => list::run(&args, &cli.global),
-        Command::Verify(args) => verify::run(&args, &cli.global),
-        Command::Completions { shell } => shell::completions(shell),
-        Command::Man { directory } => shell::man(directory.as_deref()),
-    });
+    let outcome =
+        cli.global.start_log(matches!(cli.command, Command::Top(_))).and_then(|()| match cli.command {
+            Command::Watch(args) => watch::run(&args, &cli.global),
+            Command::Doctor(args) => doctor::run(&args, &cli.global),
+            Command::Top(args) => top::run(&args, &cli.global),
+            Command::List(args) => list::run(&args, &cli.global),
+            Command::Verify(args) => verify::run(&args, &cli.global),
+            Command::Completions { shell } => shell::completions(shell),
+            Command::Man { directory } => shell::man(directory.as_deref()),
+        });
     outcome.unwrap_or_else(|error| failure::report(&error))
 }

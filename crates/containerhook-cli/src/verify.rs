@@ -42,7 +42,10 @@ pub(crate) struct VerifyArgs {
     /// The log holds these kinds only: as they were given to `watch --event`
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = event_kind())]
     event: Vec<EventKind>,
-    /// The log is a part: it may begin anywhere and have gaps
+    /// The log holds some containers only, and its numbers have gaps: `watch --filter` made it
+    #[arg(long)]
+    gaps: bool,
+    /// The log is a part: it may begin anywhere, and any line may be missing
     #[arg(long)]
     partial: bool,
     /// The log is whole: every life that begins must also end in it
@@ -62,8 +65,12 @@ pub(crate) fn run(args: &VerifyArgs, global: &Global) -> anyhow::Result<ExitCode
 
 fn verify(args: &VerifyArgs, pen: Pen) -> anyhow::Result<ExitCode> {
     let mut input = open(&args.file)?;
-    let mut model =
-        Model::new(Rules { kinds: args.event.clone(), partial: args.partial, complete: args.complete });
+    let mut model = Model::new(Rules {
+        kinds: args.event.clone(),
+        gaps: args.gaps,
+        partial: args.partial,
+        complete: args.complete,
+    });
     let mut lines = 0;
     let mut count = 0_u64;
     let mut show = |violations: Vec<Violation>| -> anyhow::Result<()> {

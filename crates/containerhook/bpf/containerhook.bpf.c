@@ -10,5 +10,6 @@
  */
 #include "exec.h"
 #include "exit.h"
+#include "lookup.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -51,11 +51,14 @@ struct {
 	MAP_TYPE(value, u64);
 } untold SEC(".maps");
 
-/* Processes that may become the init of a container that is to be stopped. */
+/*
+ * Processes that may become the init of a container that is to be stopped, and those that did and were. Who guards the
+ * listener (src/guardian.rs) reads it when the listener is gone.
+ */
 struct under {
 	u64 start;
 	u32 origin; /* tgid of the runtime's process */
-	u32 mntns;  /* and its mount namespace */
+	u32 mntns;  /* and its mount namespace; 0: this one has been stopped */
 };
 
 struct {
@@ -65,13 +68,6 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct under);
 } unders SEC(".maps");
-
-INLINE u32 mount_namespace(int direct, struct task_struct *task)
-{
-	struct nsproxy *nsproxy = FIELD(direct, task, nsproxy);
-	struct mnt_namespace *mnt_ns = FIELD(direct, nsproxy, mnt_ns);
-	return FIELD(direct, mnt_ns, ns.inum);
-}
 
 INLINE int is_init_below_the_host(int direct, struct task_struct *task)
 {
@@ -128,7 +124,7 @@ INLINE int process_exec(int direct, struct task_struct *task, struct linux_binpr
 
 	if (under) {
 		/* The init of a new pid namespace is past all that: whatever it executes is the container's. */
-		if (under->start == START_TICKS(direct, task) && under->mntns != mntns &&
+		if (under->start == START_TICKS(direct, task) && under->mntns && under->mntns != mntns &&
 		    (init == task || !is_own_reexec(FIELD(direct, bprm, filename))))
 			stop_for = under->origin;
 	}
@@ -181,12 +177,16 @@ INLINE int process_exec(int direct, struct task_struct *task, struct linux_binpr
 
 	e->stopped_for = 0;
 	if (stop_for) {
+		/*
+		 * Once: what it executes later is the container's own business. By a new value: writing to the old one could hit
+		 * one that was released and used again meanwhile.
+		 */
+		struct under stopped = { e->start, stop_for, 0 };
+		bpf_map_update_elem(&unders, &tgid, &stopped, BPF_EXIST);
 		if (bpf_send_signal(SIGSTOP) == 0)
 			e->stopped_for = stop_for;
 		else
 			count(1);
-		/* Once: what it executes later is the container's own business. */
-		bpf_map_delete_elem(&unders, &tgid);
 	}
 	bpf_ringbuf_submit(e, 0);
 	return 0;

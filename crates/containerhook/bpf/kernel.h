@@ -29,6 +29,7 @@ enum {
 	BPF_F_NO_PREALLOC = 1,
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
+	BPF_EXIST = 2,
 };
 
 /* Helpers by number (include/uapi/linux/bpf.h: these never change). */
@@ -82,11 +83,24 @@ struct upid {
 	struct pid_namespace *ns;
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+enum { PIDTYPE_PID = 0, PIDTYPE_MAX = 4 };
+
 /* `numbers` is as long as the namespace is deep; the first is the host's. */
 struct pid {
 	u32 level;
+	struct hlist_head tasks[PIDTYPE_MAX];
 	struct upid numbers[1];
 };
+
+struct files_struct;
 
 struct task_struct {
 	int pid;
@@ -99,11 +113,64 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct nsproxy *nsproxy;
 	struct pid *thread_pid;
+	struct hlist_node pid_links[PIDTYPE_MAX];
+	struct files_struct *files;
 	char comm[16];
 };
 
 struct linux_binprm {
 	const char *filename;
+};
+
+struct inode;
+
+struct dentry {
+	struct inode *d_inode;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
+struct file {
+	void *private_data;
+	struct inode *f_inode;
+};
+
+struct fdtable {
+	u32 max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct list_head {
+	struct list_head *next, *prev;
+};
+
+struct fanotify_group_private_data {
+	struct list_head access_list;
+};
+
+struct fsnotify_group {
+	struct fanotify_group_private_data fanotify_data;
+};
+
+struct fsnotify_event {
+	struct list_head list;
+};
+
+struct fanotify_event {
+	struct fsnotify_event fse;
+	struct pid *pid;
+};
+
+struct fanotify_perm_event {
+	struct fanotify_event fae;
+	struct path path;
+	int fd;
 };
 
 #pragma clang attribute pop
@@ -130,3 +197,10 @@ volatile const s64 boottime_offset = 0;
 			bpf_probe_read_kernel(&value_, sizeof(value_), &(p)->f); \
 		value_;                                                  \
 	})
+
+INLINE u32 mount_namespace(int direct, struct task_struct *task)
+{
+	struct nsproxy *nsproxy = FIELD(direct, task, nsproxy);
+	struct mnt_namespace *mnt_ns = FIELD(direct, nsproxy, mnt_ns);
+	return FIELD(direct, mnt_ns, ns.inum);
+}

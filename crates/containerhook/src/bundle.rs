@@ -7,17 +7,17 @@
 //! This code may block on a disk, holds descriptors and therefore runs on the engine's workers only.
 
 use crate::config::{Config, ConfigError};
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) mod caller;
+pub(crate) mod host_path;
 pub(crate) mod rights;
 pub(crate) mod state_file;
 pub(crate) mod sys;
+pub(crate) mod write;
 
 pub(crate) use caller::Caller;
 
@@ -29,8 +29,8 @@ pub(crate) const CONFIG_LIMIT: u64 = 16 << 20;
 pub(crate) struct Opened {
     /// The bundle's directory, `O_PATH`.
     pub(crate) dir: Option<OwnedFd>,
-    /// The directory's path, if the listener finds the same directory under it; in another mount namespace
-    /// it may not.
+    /// The directory's path, if the listener finds the same directory under it. Of a caller in another mount
+    /// namespace it may not: [`host_path::host_path`] looks further.
     pub(crate) host_path: Option<PathBuf>,
     pub(crate) config: Result<Config, ConfigError>,
 }
@@ -63,19 +63,12 @@ pub(crate) fn open_with_config(caller: &Caller<'_>, bundle: Option<&Path>, confi
         Ok(dir) => dir,
         Err(error) => return fail(error),
     };
-    let host_path = host_path(&dir);
+    let host_path = host_path::own_path(dir.as_fd());
     let name = config.unwrap_or(Path::new("config.json"));
     // For messages: the path as seen from here where there is one.
     let told = host_path.as_deref().unwrap_or(bundle).join(name);
     let config = read_config(caller, &dir, &bundle.join(name), name, &told);
     Opened { dir: Some(dir), host_path, config }
-}
-
-/// The kernel's path of a directory, provided that it leads the listener to the same directory.
-fn host_path(dir: &OwnedFd) -> Option<PathBuf> {
-    let path = sys::path_of(dir.as_fd()).ok()?;
-    let there = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path).ok()?;
-    sys::same_file(&there, dir).then_some(path)
 }
 
 fn read_config(

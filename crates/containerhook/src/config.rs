@@ -70,7 +70,7 @@ impl Config {
             .get_or_init(|| {
                 let text = self.text();
                 let text = first_value(&text).ok()?;
-                if count_values(text) > VALUES_LIMIT { None } else { serde_json::from_str(text).ok() }
+                if is_plain(text) { serde_json::from_str(text).ok() } else { None }
             })
             .as_ref()
     }
@@ -392,20 +392,35 @@ fn first_value(text: &str) -> serde_json::Result<&str> {
     }
 }
 
-/// At least as many as there are values in a valid document.
-fn count_values(text: &str) -> usize {
-    let mut count = 1;
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in text.bytes() {
+/// Whether a valid document is one to make a [`Value`] of: it holds no more values than that takes memory for, and no
+/// key of the few by which serde_json tells numbers and unread values from objects among its own, for which it would
+/// show something else than the runtime reads.
+fn is_plain(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut values = 1;
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b',' | b'[' | b'{' if !in_string => count += 1,
+            b',' | b'[' | b'{' => values += 1,
+            b'"' => {
+                let start = at;
+                at += 1;
+                while bytes.get(at).is_some_and(|byte| *byte != b'"') {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                // Only these can begin such a key; the backslash may be one written with escapes.
+                if matches!(bytes.get(start + 1), Some(b'$' | b'\\'))
+                    && string(text.get(start..=at))
+                        .is_none_or(|key| key.starts_with("$serde_json::private::"))
+                {
+                    return false;
+                }
+            }
             _ => {}
         }
+        at += 1;
     }
-    count
+    values <= VALUES_LIMIT
 }
 
 fn string(text: Option<&str>) -> Option<String> {

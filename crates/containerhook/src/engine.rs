@@ -21,6 +21,7 @@ use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token};
+use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
 use crate::pool::Pool;
@@ -28,10 +29,13 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Worker, inode_of};
+use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
+
+/// Workers at once for callers who are not the host's root.
+const WORKERS_FOR_ANYBODY: usize = 16;
 
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
@@ -42,6 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Command {
     WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
     Status { reply: SyncSender<Status> },
+    Ping { reply: SyncSender<()> },
     Close,
 }
 
@@ -151,10 +156,12 @@ struct Engine {
     started: u64,
     exit_backend: ExitBackend,
     lifecycle: Lifecycle,
-    workers: Pool<Job>,
+    workers: Workers,
     dispatch: Arc<Dispatch>,
     log: Inlet,
-    holds: HashMap<HoldId, PermissionEvent>,
+    holds: HashMap<HoldId, Held>,
+    /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
+    stops: HashMap<Process, LifeId>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
@@ -164,16 +171,51 @@ struct Engine {
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
+    /// Looks for existing containers whose outcome has not come yet.
+    looks: usize,
+    marker: Option<Marker>,
     tells_existing: bool,
+    tells_strangers: bool,
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
 }
 
+/// Those who do what may wait.
+struct Workers {
+    trusted: Pool<Job>,
+    anybody: Pool<Job>,
+}
+
+impl Workers {
+    fn submit(&self, job: Job) {
+        match job.ward() {
+            Ward::Trusted => self.trusted.submit(job),
+            Ward::Anybody => self.anybody.submit(job),
+        };
+    }
+}
+
+/// A container, or a runtime, that waits for an answer.
+enum Held {
+    /// In its exec; dropped, it goes on.
+    Exec(PermissionEvent),
+    /// After its exec, by a signal.
+    Stopped { init: Process, runtime: Process },
+}
+
 struct Marked {
     binary: Arc<Binary>,
-    /// Keeps the kernel's mark.
-    _mark: Mark,
+    mark: Mark,
+}
+
+impl Drop for Engine {
+    /// What the kernel holds for the group it frees by itself; what was stopped goes on by this, or by the guardian.
+    fn drop(&mut self) {
+        for (_, held) in std::mem::take(&mut self.holds) {
+            self.let_go(held, None);
+        }
+    }
 }
 
 impl Engine {
@@ -192,7 +234,7 @@ impl Engine {
         let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
         warnings.extend(said);
-        let exec_watch = if settings.exec_watch {
+        let exec_watch = if settings.exec_watch != Some(false) {
             ExecWatch::open(&mut loader)
                 .map_err(|refused| {
                     warnings.push(format!("containers that no mark held will not be seen: {refused}"));
@@ -216,16 +258,22 @@ impl Engine {
             .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
-        let worker = Worker { group: Arc::downgrade(&group), user_ns };
-        let post = Arc::clone(&mailbox);
-        let work = move |_, job| {
-            if let Some(outcome) = worker.run(job) {
-                post.post(Message::Worked(outcome));
-            }
+        let pool = |name, ward, most| {
+            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let post = Arc::clone(&mailbox);
+            let work = move |_, job| {
+                if let Some(outcome) = worker.run(job, ward) {
+                    post.post(Message::Worked(outcome));
+                }
+            };
+            // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
+            Pool::new(name, most, PATIENCE, work, |_| ())
+                .map_err(|e| Error::os("cannot start a worker's thread", e))
         };
-        // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
-        let workers = Pool::new("ch-worker", WORKERS, PATIENCE, work, |_| ())
-            .map_err(|e| Error::os("cannot start a worker's thread", e))?;
+        let workers = Workers {
+            trusted: pool("ch-worker", Ward::Trusted, WORKERS)?,
+            anybody: pool("ch-worker-any", Ward::Anybody, WORKERS_FOR_ANYBODY)?,
+        };
         let search = Search {
             host_root: settings.host_root.clone(),
             only: settings.only_runtime.clone(),
@@ -254,6 +302,7 @@ impl Engine {
             dispatch,
             log,
             holds: HashMap::new(),
+            stops: HashMap::new(),
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
@@ -261,7 +310,10 @@ impl Engine {
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
             search,
+            looks: 0,
+            marker: None,
             tells_existing: settings.existing,
+            tells_strangers: settings.exec_watch.unwrap_or(settings.discover),
             warnings: Vec::new(),
             actions: Vec::new(),
             closing: false,
@@ -271,7 +323,7 @@ impl Engine {
         }
         engine.mark_at_start(settings.discover)?;
         if settings.existing {
-            engine.workers.submit(Job::Existing { search: engine.search.clone() });
+            engine.look();
         }
         Ok(engine)
     }
@@ -282,16 +334,10 @@ impl Engine {
         for warning in &discovered.warnings {
             self.warn(warning.to_string());
         }
-        let wanted = discovered
-            .binaries
-            .into_iter()
-            .filter(|b| {
-                discover || b.sources.iter().any(|s| matches!(s, Source::Option | Source::Environment))
-            })
-            .collect();
-        let marker = Worker { group: Arc::downgrade(&self.group), user_ns: 0 };
+        let wanted = discovered.binaries.iter().filter(|binary| marker::is_wanted(binary, discover)).cloned();
+        let group = Arc::downgrade(&self.group);
         let mut refused = None;
-        for (binary, mark) in marker.mark_binaries(wanted) {
+        for (binary, mark) in marker::mark_all(&group, wanted) {
             match mark {
                 Ok(mark) => self.marked(binary, mark),
                 Err(error) => {
@@ -301,6 +347,12 @@ impl Engine {
             }
         }
         if !self.runtimes.is_empty() {
+            let post = Arc::clone(&self.bell);
+            let report = move |changes| post.post(Message::Worked(Outcome::Changed(changes)));
+            match Marker::start(self.search.clone(), discover, discovered, group, report) {
+                Ok(marker) => self.marker = Some(marker),
+                Err(error) => self.warn(format!("runtimes that change will not be noticed: {error}")),
+            }
             return Ok(());
         }
         match refused {
@@ -314,10 +366,46 @@ impl Engine {
     }
 
     fn marked(&mut self, binary: Binary, mark: Mark) {
-        let inode = inode_of(&binary);
         let line = format!("{} is marked ({})", binary.host_path.display(), sources(&binary));
-        if self.runtimes.insert(inode, Marked { binary: Arc::new(binary), _mark: mark }).is_none() {
+        if self.keep(binary, mark) {
             self.log.log(Level::Info, line);
+        }
+    }
+
+    /// Is it a new one? The earlier mark of an inode goes when the new one is there: the kernel's stays all the time.
+    fn keep(&mut self, binary: Binary, mark: Mark) -> bool {
+        let identity = binary.identity();
+        let new = Marked { binary: Arc::new(binary), mark };
+        let old = self.runtimes.insert(inode_of(&new.binary), new);
+        let same = old.as_ref().is_some_and(|old| old.binary.identity() == identity);
+        if let Some(old) = old {
+            self.workers.submit(Job::Unmark(old.mark));
+        }
+        !same
+    }
+
+    fn changed(&mut self, changes: Changes) {
+        for warning in changes.warnings {
+            self.warn(warning);
+        }
+        // What is gone goes first: its inode's number may be that of what has come.
+        for binary in changes.gone {
+            let inode = inode_of(&binary);
+            if self.runtimes.get(&inode).is_some_and(|known| known.binary.identity() == binary.identity())
+                && let Some(old) = self.runtimes.remove(&inode)
+            {
+                self.log.log(Level::Info, format!("{} is gone", binary.host_path.display()));
+                self.workers.submit(Job::Unmark(old.mark));
+            }
+        }
+        for (binary, mark) in changes.marked {
+            match mark {
+                Ok(mark) => self.marked(binary, mark),
+                Err(error) => self.warn(format!("{} is not marked: {error}", binary.host_path.display())),
+            }
+        }
+        for (binary, mark) in changes.likely {
+            self.keep(binary, mark);
         }
     }
 
@@ -348,7 +436,7 @@ impl Engine {
                 let missed = exec_watch.missed();
                 if missed.untold > 0 {
                     self.apply(Input::Overflow { time });
-                    self.workers.submit(Job::Existing { search: self.search.clone() });
+                    self.look();
                 }
             }
             for seen in seen.drain(..) {
@@ -383,7 +471,7 @@ impl Engine {
             Event::Permission(event) => self.held(event, at, time),
             Event::Overflow => {
                 self.apply(Input::Overflow { time });
-                self.workers.submit(Job::Existing { search: self.search.clone() });
+                self.look();
             }
             Event::Passed(passed) => {
                 let line = format!("task {} was not held: no descriptor was left (ulimit -n)", passed.task());
@@ -418,25 +506,30 @@ impl Engine {
                 .iter()
                 .find_map(|life| self.entry_marks.get(life))
                 .map(|(_, path)| path.display().to_string());
-            Job::Entry { hold, tid, candidates: lives.clone(), executable, at, time }
+            Job::Entry { hold, tid, stopped: false, candidates: lives.clone(), executable, at, time }
         } else if let Some(marked) = self.runtimes.get(&inode) {
             Job::Command { hold, tid, binary: Arc::clone(&marked.binary), at, time }
         } else {
             return;
         };
-        self.holds.insert(hold, event);
+        self.holds.insert(hold, Held::Exec(event));
         self.reading.push_back((at + PATIENCE, hold));
         self.workers.submit(job);
     }
 
     /// The init of some pid namespace has executed a program.
     fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+        if let Some(runtime) = seen.stopped_for {
+            let filename = seen.filename.to_string_lossy().into_owned();
+            self.stopped(seen.process, runtime, filename, at, time);
+            return;
+        }
         let ancestors: Vec<i32> = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
         if self.lifecycle.tells_of(seen.init, &ancestors) {
             return;
         }
         let existing = seen.init.start_time < self.started;
-        if existing && !self.tells_existing {
+        if !self.tells_strangers || existing && !self.tells_existing {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
@@ -444,12 +537,15 @@ impl Engine {
             self.apply(Input::Ran { init: seen.init, ancestors, time });
             return;
         }
-        self.workers.submit(Job::Stranger {
-            seen: Box::new(seen),
-            search: self.search.clone(),
-            existing,
-            time,
-        });
+        let (init, search) = (seen.init, self.search.clone());
+        self.looks += usize::from(existing);
+        self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
+    }
+
+    /// Looks for containers that run already.
+    fn look(&mut self) {
+        self.looks += 1;
+        self.workers.submit(Job::Existing { search: self.search.clone() });
     }
 
     /// Lets go what a worker could not read in time.
@@ -459,7 +555,8 @@ impl Engine {
                 return;
             }
             self.reading.pop_front();
-            if self.holds.remove(&hold).is_some() {
+            if let Some(held) = self.holds.remove(&hold) {
+                self.let_go(held, None);
                 self.log.log(Level::Warn, "an execution was let go: it could not be read in time");
             }
         }
@@ -479,6 +576,9 @@ impl Engine {
             }
             Message::Worked(outcome) => self.worked(outcome),
             Message::Command(Command::Close) => self.closing = true,
+            Message::Command(Command::Ping { reply }) => {
+                let _ = reply.try_send(());
+            }
             Message::Command(Command::Status { reply }) => {
                 let _ = reply.send(self.status());
             }
@@ -490,9 +590,14 @@ impl Engine {
 
     fn worked(&mut self, outcome: Outcome) {
         match outcome {
+            Outcome::NotTrusted(job) => {
+                self.workers.anybody.submit(job);
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
-                self.holds.remove(&hold);
+                if let Some(held) = self.holds.remove(&hold) {
+                    self.let_go(held, None);
+                }
                 if let Some(why) = why {
                     self.log.log(Level::Info, why);
                 }
@@ -513,7 +618,10 @@ impl Engine {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
                         && let Some((_, name)) = self.names.remove(at)
                     {
-                        command.container.name.get_or_insert(name);
+                        // CRI-O's conmon is called by a mangled name that says less than the annotations.
+                        if command.container.kubernetes.is_none() {
+                            command.container.name.get_or_insert(name);
+                        }
                     }
                     self.creations.insert(hold, creation);
                 }
@@ -534,6 +642,13 @@ impl Engine {
             }
             Outcome::Finished { life, outcome, entry } => {
                 self.entry_marked(life, entry);
+                let mut outcome = outcome;
+                if let Some(why) = outcome.unmarked.take() {
+                    match self.stop_at_exec(life) {
+                        Ok(()) => outcome.marked = true,
+                        Err(also) => outcome.unmarked = Some(format!("{why}; {also}")),
+                    }
+                }
                 self.apply(Input::Finished { life, outcome });
             }
             Outcome::Init { life, found, entry, time } => {
@@ -560,20 +675,9 @@ impl Engine {
                 };
                 self.apply(Input::InitFound { life, init, marked, time });
             }
-            Outcome::Discovered { discovered, marks } => {
-                for warning in &discovered.warnings {
-                    self.warn(warning.to_string());
-                }
-                for (binary, mark) in marks {
-                    match mark {
-                        Ok(mark) => self.marked(binary, mark),
-                        Err(error) => {
-                            self.warn(format!("{} is not marked: {error}", binary.host_path.display()));
-                        }
-                    }
-                }
-            }
+            Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
+                self.looks -= usize::from(untold.existing);
                 if let Some((binary, mark)) = learned {
                     self.log.log(
                         Level::Warn,
@@ -586,10 +690,19 @@ impl Engine {
             Outcome::Ended { process, time } => {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
             }
-            Outcome::Existing { found } => {
+            Outcome::Existing { found, strangers } => {
+                self.looks -= 1;
                 for (key, container, process) in found {
                     let time = SystemTime::now();
                     self.apply(Input::Existing(Box::new(Existing { key, container, process, time })));
+                }
+                for init in strangers {
+                    let (search, time) = (self.search.clone(), SystemTime::now());
+                    let ancestors = proc::ancestors(init.pid);
+                    if !self.lifecycle.tells_of(init, &ancestors) {
+                        self.looks += 1;
+                        self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });
+                    }
                 }
             }
         }
@@ -602,14 +715,8 @@ impl Engine {
             match action {
                 Action::Answer { hold, refusal } => {
                     // A hold that is gone was let go by `give_up`.
-                    if let Some(event) = self.holds.remove(&hold) {
-                        let answered = match refusal {
-                            None => event.allow(),
-                            Some(Refusal {}) => event.deny(),
-                        };
-                        if let Err(error) = answered {
-                            self.log.log(Level::Debug, format!("answering: {error}"));
-                        }
+                    if let Some(held) = self.holds.remove(&hold) {
+                        self.let_go(held, refusal);
                     }
                 }
                 Action::Tell { life, token, event } => self.dispatch.tell(life, token, event),
@@ -646,15 +753,80 @@ impl Engine {
                     }
                 }
                 Action::Unmark { life, by } => self.unmark(life, by),
-                Action::Release { life } => {
-                    self.creations.remove(&life);
-                }
+                Action::Release { life } => self.release(life),
                 Action::Record(record) => self.log.record(*record),
                 Action::Log(level, line) => self.log.log(level, line),
             }
         }
         // Nothing above makes new actions: what follows from one comes by the inbox.
         self.actions = actions;
+    }
+
+    /// Answers what is held.
+    fn let_go(&mut self, held: Held, refusal: Option<Refusal>) {
+        match held {
+            Held::Exec(event) => {
+                let answered = match refusal {
+                    None => event.allow(),
+                    Some(Refusal {}) => event.deny(),
+                };
+                if let Err(error) = answered {
+                    self.log.log(Level::Debug, format!("answering: {error}"));
+                }
+            }
+            Held::Stopped { init, runtime } => {
+                let signal = if refusal.is_some() { libc::SIGKILL } else { libc::SIGCONT };
+                if let Err(error) = self.exits.kill(init, signal) {
+                    self.log.log(Level::Debug, format!("continuing process {}: {error}", init.pid));
+                }
+                if let Some(exec_watch) = &mut self.exec_watch {
+                    exec_watch.release(runtime);
+                }
+            }
+        }
+    }
+
+    /// The entrypoint of what this runtime process runs could not be marked: the container is stopped after its exec.
+    fn stop_at_exec(&mut self, life: LifeId) -> Result<(), String> {
+        let runtime =
+            self.creations.get(&life).and_then(|creation| creation.runs()).ok_or("it is not run")?;
+        let exec_watch = self.exec_watch.as_mut().ok_or("BPF is refused or turned off")?;
+        exec_watch.stop_under(runtime).map_err(|error| error.to_string())?;
+        self.stops.insert(runtime, life);
+        Ok(())
+    }
+
+    /// A container's first program was stopped for us.
+    fn stopped(&mut self, init: Process, runtime: Process, filename: String, at: Instant, time: SystemTime) {
+        let held = Held::Stopped { init, runtime };
+        let Some(life) = self.stops.remove(&runtime) else {
+            self.let_go(held, None);
+            return;
+        };
+        let hold = self.lifecycle.new_id();
+        self.holds.insert(hold, held);
+        self.reading.push_back((at + PATIENCE, hold));
+        let (candidates, executable) = (vec![life], Some(filename));
+        self.workers.submit(Job::Entry {
+            hold,
+            tid: init.pid,
+            stopped: true,
+            candidates,
+            executable,
+            at,
+            time,
+        });
+    }
+
+    fn release(&mut self, life: LifeId) {
+        let Some(creation) = self.creations.remove(&life) else { return };
+        // It never came to the exec that was to be stopped.
+        if let Some(runtime) = creation.runs()
+            && self.stops.remove(&runtime).is_some()
+            && let Some(exec_watch) = &mut self.exec_watch
+        {
+            exec_watch.release(runtime);
+        }
     }
 
     fn entry_marked(&mut self, life: LifeId, entry: Option<MarkedEntry>) {
@@ -693,12 +865,12 @@ impl Engine {
             }
         }
         match by.and_then(|hold| self.holds.get(&hold)) {
-            Some(event) => {
+            Some(Held::Exec(event)) => {
                 if let Err(error) = mark.remove_by(event.file()) {
                     self.log.log(Level::Debug, format!("removing a mark: {error}"));
                 }
             }
-            None => {
+            Some(Held::Stopped { .. }) | None => {
                 self.workers.submit(Job::Unmark(mark));
             }
         }
@@ -735,6 +907,7 @@ impl Engine {
             containers,
             creating,
             held: self.holds.len(),
+            looking: self.looks > 0,
             timed_out: self.lifecycle.timed_out,
             warnings: self.warnings.clone(),
         }

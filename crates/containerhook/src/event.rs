@@ -340,6 +340,21 @@ pub struct ContainerEvent {
 }
 
 impl ContainerEvent {
+    pub(crate) fn existing_now(container: Container) -> Self {
+        ContainerEvent {
+            kind: EventKind::Created,
+            time: SystemTime::now(),
+            container: Arc::new(container),
+            held: false,
+            deadline: None,
+            existing: true,
+            caller: None,
+            exit: None,
+            exec: None,
+            detail: None,
+        }
+    }
+
     /// What happened.
     #[doc(alias = "Type")]
     #[must_use]
@@ -451,7 +466,8 @@ impl fmt::Display for Verdict {
 
 /// An event that is complete: where it was held, it has been answered.
 ///
-/// Records come one after the other, each with the number after the last one's: a gap would be a loss.
+/// Records come one after the other, each with the number after the last one's: a gap is a loss. It happens only where
+/// 65,536 of them wait for a receiver that takes none.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Record {

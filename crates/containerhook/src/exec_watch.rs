@@ -9,15 +9,14 @@
 //!
 //! # Known problems
 //!
-//! A stop outlives its listener: whoever supervises the listener must continue what was stopped. A container's processes are
-//! not stopped where their executable's name is one of a runtime's re-execution *and* they share their pid namespace with the
-//! runtime.
+//! A container's processes are not stopped where their executable's name is one of a runtime's re-execution *and* they
+//! share their pid namespace with the runtime. A stop outlives its listener, and the listener's [`Guardian`] ends it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +27,7 @@ use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
 
 use crate::bpf::{Attached, Clock, Loader, Program, Refused};
 use crate::exit::Process;
+use crate::guardian::Guardian;
 
 const ANCESTORS: usize = 6;
 
@@ -103,6 +103,9 @@ pub(crate) enum StopError {
     /// The table is full.
     #[error("stop under a process: {0}")]
     Map(#[from] aya::maps::MapError),
+    /// Nobody would let it go on if this process died.
+    #[error("start the guardian of what is stopped: {0}")]
+    Guardian(#[source] io::Error),
 }
 
 /// The attached program. Has one owner, on the engine's side.
@@ -117,6 +120,10 @@ pub(crate) struct ExecWatch {
     fork_attached: Option<Attached>,
     /// The runtime's processes under which something is to be stopped, by tgid.
     origins: HashMap<u32, Process>,
+    /// For the guardian.
+    stops: OwnedFd,
+    /// Only once there is something to stop.
+    guardian: Option<Guardian>,
     proc: PathBuf,
     clock: Clock,
 }
@@ -134,6 +141,8 @@ impl ExecWatch {
             ring: bpf.ring("execs")?,
             untold: bpf.array("untold")?,
             missed: Missed::default(),
+            stops: bpf.descriptor("unders")?,
+            guardian: None,
             unders: bpf.hash("unders")?,
             fork: bpf.program(c"sched_process_fork", "fork_btf", "fork_raw"),
             fork_attached: None,
@@ -170,12 +179,16 @@ impl ExecWatch {
     }
 
     /// The container that this runtime process makes is to be stopped at the exec of its entrypoint, once. Call it before the
-    /// process forks, best while its own exec is held. Follow with [`release`](Self::release).
+    /// process forks, best while its own exec is held. Follow with [`release`](Self::release) *after* the container was told
+    /// to go on: until then its guardian does so if this process dies.
     pub(crate) fn stop_under(&mut self, runtime: Process) -> Result<(), StopError> {
         let namespace = self.proc.join(runtime.pid.to_string()).join("ns/mnt");
         let mount_namespace = fs::metadata(namespace)
             .map_err(|source| StopError::Process { pid: runtime.pid, source })?
             .ino() as u32;
+        if !self.guardian.as_ref().is_some_and(Guardian::is_alive) {
+            self.guardian = Some(Guardian::start(self.stops.as_fd()).map_err(StopError::Guardian)?);
+        }
         if self.fork_attached.is_none() {
             // Only now: it costs every fork of the host a look-up.
             self.fork_attached = Some(self.fork.as_ref().map_err(Clone::clone)?.attach()?);
@@ -190,7 +203,12 @@ impl ExecWatch {
         Ok(())
     }
 
-    /// Nothing more is stopped under this process. What is stopped already stays so.
+    #[cfg(test)]
+    pub(crate) fn guardian(&self) -> Option<&Guardian> {
+        self.guardian.as_ref()
+    }
+
+    /// Nothing more is stopped under this process. What is stopped already stays so, and is nobody's business from now on.
     pub(crate) fn release(&mut self, runtime: Process) {
         let origin = runtime.pid as u32;
         if self.origins.get(&origin) != Some(&runtime) {
@@ -286,4 +304,4 @@ impl Fields for &[u8] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! Who is told, and what may be answered.
 
+use crate::change::ConfigChange;
 use crate::config::Config;
 use crate::event::{ContainerEvent, Record};
 
@@ -31,9 +32,33 @@ impl Decision {
     }
 
     /// The container goes on with another configuration, which is written before the runtime reads it.
-    /// It counts at [`PreCreate`](crate::EventKind::PreCreate) only; elsewhere it allows, and the record says so.
-    pub fn change(config: Config) -> Self {
-        Decision(Choice::Change(config))
+    ///
+    /// It counts at [`PreCreate`](crate::EventKind::PreCreate) only; elsewhere it allows, and the record says so. Where it
+    /// cannot be written (a full disk) the container goes on unchanged, or is refused, as
+    /// [`Builder::on_timeout`](crate::Builder::on_timeout) says, and the record says why. A value that is no JSON object
+    /// refuses: no runtime would take it.
+    ///
+    /// ```
+    /// use containerhook::{ConfigChange, ContainerEvent, Decision, EventKind};
+    ///
+    /// fn handler(event: &ContainerEvent) -> Decision {
+    ///     let Some(config) = event.config().filter(|_| event.kind() == EventKind::PreCreate) else {
+    ///         return Decision::allow();
+    ///     };
+    ///     match ConfigChange::of(config) {
+    ///         Ok(mut change) => {
+    ///             change.add_env("TRACE", "1");
+    ///             Decision::change(&change)
+    ///         }
+    ///         Err(error) => Decision::deny(error.to_string()),
+    ///     }
+    /// }
+    /// ```
+    pub fn change(change: &ConfigChange) -> Self {
+        match Config::from_bytes(change.to_bytes()) {
+            Ok(config) => Decision(Choice::Change(config)),
+            Err(error) => Decision::deny(format!("the changed configuration: {error}")),
+        }
     }
 }
 

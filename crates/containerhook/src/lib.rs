@@ -27,7 +27,8 @@
 //! - Permission events need `CAP_SYS_ADMIN` in the initial user namespace, and a kernel with
 //!   `CONFIG_FANOTIFY_ACCESS_PERMISSIONS` (Linux 5.10 or later); see [`supported`].
 //! - A process that is stopped (`SIGSTOP`, a debugger, a frozen cgroup) while it listens holds every execution of a
-//!   runtime on the host until it goes on or ends. When it ends, however it ends, the kernel lets everything go.
+//!   runtime on the host until it goes on or ends. When it ends, however it ends, the kernel lets everything go. See
+//!   [`Builder::watchdog`] for what can be done.
 //! - A handler runs while a container waits. It has a deadline ([`Builder::deadline`]), after which the container goes
 //!   on without it, or is refused ([`Builder::on_timeout`]).
 //! - A handler that wants to keep a program of its own from being held need do nothing: executions of a runtime by a
@@ -75,8 +76,10 @@ mod event;
 mod events;
 mod exec_watch;
 mod exit;
+mod guardian;
 mod handler;
 mod lifecycle;
+mod marker;
 mod metadata;
 mod notifier;
 mod outlet;
@@ -86,9 +89,11 @@ mod proc;
 mod runtime;
 mod stranger;
 mod sys;
+mod watchdog;
 mod work;
 
 pub use capability::{Available, Capability, Support, supported};
+pub use change::{ChangeError, ConfigChange, Device, HookKind};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind};
 pub use event::{
@@ -101,3 +106,9 @@ pub use metadata::{Engine, Kubernetes};
 pub use notifier::{
     Builder, ContainerNotifier, DEFAULT_DEADLINE, ExitBackend, MAX_DEADLINE, MarkedRuntime, OnTimeout, Status,
 };
+pub use watchdog::Heartbeat;
+pub use work::existing;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

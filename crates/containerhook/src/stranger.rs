@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::cmdline::{self, Family, StateName, Verb};
-use crate::exec_watch::Seen;
 
 /// What could be learned.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -148,16 +147,15 @@ const NEWEST: usize = 48;
 
 /// Looks at the processes above, as they are now; and as the process that created the container may have ended long
 /// ago, at the newest ones for that which has just started it.
-pub(crate) fn look(seen: &Seen) -> Stranger {
-    let comms = seen.ancestors.iter().map(|ancestor| (ancestor.process.pid, Some(ancestor.comm.clone())));
-    let mut above: Vec<Above> = comms.map(|(pid, comm)| process(pid, comm)).collect();
+pub(crate) fn look(init: i32, ancestors: &[i32]) -> Stranger {
+    let mut above: Vec<Above> = ancestors.iter().map(|pid| process(*pid)).collect();
     if !above.iter().any(|process| cmdline::looks_like_oci(&process.argv)) {
-        above.splice(0..0, starter(seen.init.pid));
+        above.splice(0..0, starter(init));
     }
-    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", seen.init.pid)).unwrap_or_default();
+    let cgroup = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
     // On cgroup v1 any hierarchy will do, the one of systemd is always there; on v2 there is one.
     let path = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).max_by_key(|path| path.len());
-    describe(seen.init.pid, &above, path)
+    describe(init, &above, path)
 }
 
 /// `runc start ID` ends a few milliseconds after the container's first program has begun.
@@ -171,20 +169,21 @@ fn starter(init: i32) -> Option<Above> {
     let loadavg = std::fs::read_to_string("/proc/loadavg").ok()?;
     let last: i32 = loadavg.split_ascii_whitespace().next_back()?.parse().ok()?;
     pids.sort_unstable_by_key(|pid| (last - pid).rem_euclid(1 << 22));
-    pids.into_iter().take(NEWEST).map(|pid| process(pid, None)).find(|process| {
+    pids.into_iter().take(NEWEST).map(process).find(|process| {
         cmdline::looks_like_oci(&process.argv)
             && cmdline::parse(Family::guess(&process.exe), &process.argv).verb == Verb::Start
     })
 }
 
-fn process(pid: i32, comm: Option<OsString>) -> Above {
+fn process(pid: i32) -> Above {
+    let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Above {
         pid,
-        comm: comm.unwrap_or_default(),
+        comm: OsStr::from_bytes(comm.trim_ascii_end()).to_owned(),
         // A binary that was replaced while it ran.
         exe: exe.strip_suffix(" (deleted)").unwrap_or(&exe).into(),
         argv: line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect(),

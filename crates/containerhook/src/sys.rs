@@ -31,10 +31,11 @@ impl Bell {
         unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
-    pub(crate) fn silence(&self) {
+    /// Was it rung since the last time?
+    pub(crate) fn silence(&self) -> bool {
         let mut count = [0u8; 8];
         // SAFETY: the buffer is writable for its eight bytes. One that was not rung says EAGAIN.
-        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) > 0 }
     }
 }
 

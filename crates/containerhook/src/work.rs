@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,14 @@ use crate::capture::{self, CaptureError, ExecRecord};
 use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
-use crate::event::{Container, EventKind, ExecProcess, Runtime};
-use crate::exec_watch::Seen;
+use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
+use crate::marker::Changes;
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
-use crate::runtime::{self, Binary, Discovered, Role, Search};
+use crate::runtime::existing::Existing;
+use crate::runtime::{self, Binary, Role, Search};
 use crate::stranger;
 
 /// Words of a command line that are told are cut here.
@@ -39,6 +40,8 @@ pub(crate) enum Job {
     Entry {
         hold: HoldId,
         tid: i32,
+        /// It was stopped after its exec, not held in it.
+        stopped: bool,
         candidates: Vec<LifeId>,
         executable: Option<String>,
         at: Instant,
@@ -54,19 +57,17 @@ pub(crate) enum Job {
     },
     /// The create process has ended: where is init?
     FindInit { life: LifeId, creation: Arc<Creation>, mark: Option<Config> },
-    /// Look for runtimes, and mark what is new.
-    Discover { search: Search, known: Vec<InodeId> },
-    /// Look at one place again, where a file has come or gone.
-    Rediscover { place: runtime::Place },
     /// Look for containers that run already.
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
-    Stranger { seen: Box<Seen>, search: Search, existing: bool, time: SystemTime },
+    Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
 
 pub(crate) enum Outcome {
+    /// It is for the pool that serves anybody.
+    NotTrusted(Job),
     /// It is nothing to hold or tell.
     Passed {
         hold: HoldId,
@@ -94,12 +95,11 @@ pub(crate) enum Outcome {
         entry: Option<MarkedEntry>,
         time: SystemTime,
     },
-    Discovered {
-        discovered: Discovered,
-        marks: Vec<(Binary, Result<Mark, fanotify::Error>)>,
-    },
+    Changed(Changes),
+    /// `strangers`: inits of pid namespaces that no state tells of.
     Existing {
         found: Vec<(Key, Container, Process)>,
+        strangers: Vec<Process>,
     },
     Untold {
         untold: Box<Untold>,
@@ -132,6 +132,17 @@ pub(crate) struct Creation {
 }
 
 impl Creation {
+    /// The runtime's process, where it starts the container too.
+    pub(crate) fn runs(&self) -> Option<Process> {
+        let process = Process { pid: self.task.tgid, start_time: self.task.start_time };
+        matches!(self.invocation.verb, Verb::Run | Verb::Restore).then_some(process)
+    }
+
+    fn open_bundle(&self) -> bundle::Opened {
+        let Invocation { bundle, config_file, .. } = &self.invocation;
+        bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
+    }
+
     fn caller(&self) -> Caller<'_> {
         Caller {
             root: self.root.as_fd(),
@@ -151,9 +162,41 @@ pub(crate) struct Worker {
     pub(crate) user_ns: u64,
 }
 
+/// Which of the pools of workers a job runs in.
+///
+/// Whoever is not the host's root can make its own memory and files answer never (userfaultfd, FUSE): what is to be read
+/// of such callers has workers of its own, so that it keeps nobody else waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ward {
+    Trusted,
+    Anybody,
+}
+
+impl Job {
+    /// The pool for a job of which it is known already.
+    pub(crate) fn ward(&self) -> Ward {
+        match self {
+            Job::Finish { creation, .. } | Job::FindInit { creation, .. } if !creation.trusted => {
+                Ward::Anybody
+            }
+            _ => Ward::Trusted,
+        }
+    }
+}
+
 impl Worker {
-    pub(crate) fn run(&self, job: Job) -> Option<Outcome> {
+    /// Is this to be done by the other pool? Only what the kernel itself answers is looked at to know.
+    fn is_others(&self, tid: i32, ward: Ward) -> bool {
+        ward == Ward::Trusted && proc::task_facts(tid).is_ok_and(|task| !self.trusts(&task))
+    }
+
+    pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
         match job {
+            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. }
+                if self.is_others(tid, ward) =>
+            {
+                Some(Outcome::NotTrusted(job))
+            }
             Job::Command { hold, tid, binary, at, time } => {
                 Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
             }
@@ -161,8 +204,8 @@ impl Worker {
                 let record = capture::passed(tid, Some(inode_of(&binary)));
                 Some(self.command(life, tid, record, &binary, at, time))
             }
-            Job::Entry { hold, tid, candidates, executable, at, time } => {
-                Some(entry(hold, tid, candidates, executable, at, time))
+            Job::Entry { hold, tid, stopped, candidates, executable, at, time } => {
+                Some(entry(hold, tid, stopped, candidates, executable, at, time))
             }
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))
@@ -176,20 +219,21 @@ impl Worker {
                 };
                 Some(Outcome::Init { life, found, entry, time: SystemTime::now() })
             }
-            Job::Discover { search, known } => {
-                let discovered = runtime::discover(&search);
-                let new: Vec<Binary> =
-                    discovered.binaries.iter().filter(|b| !known.contains(&inode_of(b))).cloned().collect();
-                let marks = self.mark_binaries(new);
-                Some(Outcome::Discovered { discovered, marks })
+            Job::Existing { search } => {
+                let known = runtime::existing::existing(&search);
+                let strangers = runtime::existing::strangers(&search, &known);
+                let strangers = strangers
+                    .into_iter()
+                    .filter_map(|(pid, start_time)| {
+                        Some(Process { pid: i32::try_from(pid).ok()?, start_time })
+                    })
+                    .collect();
+                let found =
+                    known.into_iter().filter_map(|found| existing_container(&search, found)).collect();
+                Some(Outcome::Existing { found, strangers })
             }
-            Job::Rediscover { place } => {
-                let marks = self.mark_binaries(place.find());
-                Some(Outcome::Discovered { discovered: Discovered::default(), marks })
-            }
-            Job::Existing { search } => Some(Outcome::Existing { found: existing(&search) }),
-            Job::Stranger { seen, search, existing, time } => {
-                Some(self.stranger(&seen, &search, existing, time))
+            Job::Stranger { init, ancestors, search, existing, time } => {
+                Some(self.stranger(init, ancestors, &search, existing, time))
             }
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
@@ -197,22 +241,6 @@ impl Worker {
                 None
             }
         }
-    }
-
-    pub(crate) fn mark_binaries(
-        &self,
-        binaries: Vec<Binary>,
-    ) -> Vec<(Binary, Result<Mark, fanotify::Error>)> {
-        let Some(group) = self.group.upgrade() else { return Vec::new() };
-        binaries
-            .into_iter()
-            .filter_map(|binary| {
-                // Gone since it was found: its successor is found in its turn.
-                let file = binary.open().ok()?;
-                let mark = group.mark_fd(&file).map(|mark| mark.with_path(&binary.host_path));
-                Some((binary, mark))
-            })
-            .collect()
     }
 
     fn command(
@@ -300,18 +328,25 @@ impl Worker {
         let mut creation = None;
         if creates {
             let mut made = Creation { task, root, cwd, trusted, bundle: None, invocation };
-            let opened = bundle::open_with_config(
-                &made.caller(),
-                made.invocation.bundle.as_deref(),
-                made.invocation.config_file.as_deref(),
-            );
-            container.bundle = opened.host_path.or_else(|| made.invocation.bundle.clone());
+            let opened = made.open_bundle();
+            // As the caller sees it, for what the engine's habits say; and where the listener finds it.
+            let theirs = made.invocation.bundle.clone().filter(|path| path.is_absolute());
+            container.bundle = theirs.clone().or_else(|| opened.host_path.clone());
             match opened.config {
                 Ok(config) => container.config = Some(config),
                 Err(error) => container.config_error = Some(error.to_string()),
             }
             made.bundle = opened.dir;
-            describe(&mut container, parent);
+            describe(&mut container, parent, Some(&made.caller()));
+            let nested = || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), made.task.tgid);
+            let through = || {
+                let inside = theirs.as_ref().filter(|_| made.bundle.is_some())?.strip_prefix("/").ok()?;
+                // The shim or conmon outlives the runtime.
+                let lasting = proc::namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
+                let pid = if lasting { parent } else { made.task.tgid };
+                Some(Path::new("/proc").join(pid.to_string()).join("root").join(inside))
+            };
+            container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
             creation = Some(Arc::new(made));
         }
         let command = lifecycle::Command {
@@ -341,7 +376,12 @@ impl Worker {
         let mut config = config;
         if let Some(change) = change {
             let written = match &creation.bundle {
-                Some(dir) => crate::change::write(&creation.caller(), dir.as_fd(), change.raw()),
+                // crun's --config names a file anywhere: what it is to others is not known.
+                _ if creation.invocation.config_file.is_some() => Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the runtime was given another file (--config)",
+                )),
+                Some(dir) => bundle::write::write(&creation.caller(), dir.as_fd(), change.raw()),
                 None => {
                     Err(io::Error::new(io::ErrorKind::NotFound, "the bundle's folder could not be opened"))
                 }
@@ -356,6 +396,14 @@ impl Worker {
         }
         let mut entry = None;
         if mark {
+            // A handler may have written the file itself: what counts is what the runtime will read.
+            if outcome.config.is_none()
+                && let Ok(found) = creation.open_bundle().config
+                && config.as_ref().is_none_or(|known| known.raw() != found.raw())
+            {
+                outcome.config = Some(found.clone());
+                config = Some(found);
+            }
             match self.mark_entry(creation, config.as_ref()) {
                 Ok(marked) => {
                     outcome.marked = true;
@@ -393,25 +441,33 @@ impl Worker {
     }
 
     /// What can be said of a container that nothing held; its runtime is marked, so that the next one is.
-    fn stranger(&self, seen: &Seen, search: &Search, existing: bool, time: SystemTime) -> Outcome {
-        let said = stranger::look(seen);
+    fn stranger(
+        &self,
+        init: Process,
+        ancestors: Vec<i32>,
+        search: &Search,
+        existing: bool,
+        time: SystemTime,
+    ) -> Outcome {
+        let said = stranger::look(init.pid, &ancestors);
         if said.runtime.is_none() {
             // Its runtime has ended, and left its state where runtimes do.
-            let ours = |(_, _, process): &(Key, Container, Process)| *process == seen.init;
-            if let Some((key, container, init)) = self::existing(search).into_iter().find(ours) {
+            let found = runtime::existing::existing(search).into_iter();
+            let ours = found.filter_map(|found| existing_container(search, found));
+            if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
                 let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
                 return Outcome::Untold { untold: Box::new(untold), learned: None };
             }
         }
-        let facts = proc::task_facts(seen.init.pid);
+        let facts = proc::task_facts(init.pid);
         // Whose it is: who runs the processes above it, which are not in its namespaces.
-        let owner = seen.ancestors.iter().find_map(|a| proc::task_facts(a.process.pid).ok()).or(facts.ok());
+        let owner = ancestors.iter().find_map(|pid| proc::task_facts(*pid).ok()).or(facts.ok());
         let trusted = owner.as_ref().is_some_and(|owner| self.trusts(owner));
         let owner_uid = owner.map_or(0, |owner| owner.euid);
         let runtime = said.runtime.clone().map(|name| Runtime::new(name, ""));
         let mut container = Container {
             id: said.id.clone(),
-            pid: u32::try_from(seen.init.pid).ok(),
+            pid: u32::try_from(init.pid).ok(),
             runtime,
             rootless: !trusted,
             owner_uid,
@@ -442,13 +498,11 @@ impl Worker {
                 container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
             }
         }
-        let name = said.name;
-        describe(&mut container, seen.ancestors.first().map_or(0, |parent| parent.process.pid));
-        container.name = name.or(container.name);
+        container.name = said.name;
+        describe(&mut container, ancestors.first().copied().unwrap_or_default(), None);
         let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
         let key = Key::new(state_root, said.id.into(), owner_uid);
-        let ancestors = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
-        let untold = Untold { key, container, init: seen.init, ancestors, existing, time };
+        let untold = Untold { key, container, init, ancestors, existing, time };
         Outcome::Untold { untold: Box::new(untold), learned }
     }
 
@@ -557,19 +611,22 @@ fn unfit(id: &OsStr) -> Option<&'static str> {
     }
 }
 
-/// Adds what the configuration and the caller's parent tell of the engine and of what the container is there called.
-fn describe(container: &mut Container, parent: i32) {
+/// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
+fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
     let parent = proc::comm(parent).ok();
-    let outline = container.config.as_ref().map(Config::outline);
-    let said = metadata::describe(&metadata::Clues {
-        annotations: outline.map_or(&[], |outline| &outline.annotations),
-        hostname: outline.and_then(|outline| outline.hostname.as_deref()),
+    let config = container.config.clone();
+    let evidence = metadata::Evidence {
+        id: &container.id,
+        outline: config.as_ref().map(Config::outline),
         bundle: container.bundle.as_deref(),
         state_root: container.state_root.as_deref(),
-        id: &container.id,
         parent: parent.as_deref(),
-        cgroups_path: outline.and_then(|outline| outline.cgroups_path.as_deref()),
-    });
+        monitor_name: container.name.as_deref(),
+    };
+    let mut said = metadata::of(&evidence);
+    if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
+        state.complete(&mut said);
+    }
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;
@@ -579,6 +636,7 @@ fn describe(container: &mut Container, parent: i32) {
 fn entry(
     hold: HoldId,
     tid: i32,
+    stopped: bool,
     candidates: Vec<LifeId>,
     executable: Option<String>,
     at: Instant,
@@ -588,7 +646,7 @@ fn entry(
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
-    let args = capture::arguments(tid).unwrap_or_default();
+    let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
     let ancestors = proc::ancestors(task.tgid);
@@ -597,6 +655,7 @@ fn entry(
         at,
         time,
         process,
+        own_pid: task.own_pid,
         ancestors,
         candidates,
         args,
@@ -630,50 +689,102 @@ fn find_init(creation: &Creation) -> Result<Process, String> {
     Ok(Process { pid, start_time: stat.start_time })
 }
 
+/// What the runtime has written, in its own family's file, else in that of any: a wrapper may have the name of one
+/// family and execute another, and a runtime's file may be called anything.
 fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     let Creation { invocation, task, .. } = creation;
-    let file = invocation.family.state_file().ok_or("where this runtime keeps its state is not known")?;
-    let root = invocation
-        .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
-        .ok_or("where this runtime keeps its state is not known")?;
-    let StateName::InDirectory(name) = file.name else {
-        return Err("this runtime's state has no fixed name".to_owned());
-    };
     let id = invocation.id.as_deref().ok_or("it has no id")?;
-    let path = root.join(id).join(name);
-    let state = state_file::read_state(&creation.caller(), &path).map_err(|e| e.to_string())?;
-    state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
+    let mut families = vec![invocation.family, Family::Runc, Family::Crun, Family::Youki];
+    families.dedup();
+    let mut first_error = None;
+    for family in families {
+        let Some(StateName::InDirectory(name)) = family.state_file().map(|file| file.name) else { continue };
+        let caller = cmdline::Caller { uid: task.euid, xdg_runtime_dir: None };
+        let Some(root) = invocation.root.clone().or_else(|| family.default_state_root(&caller)) else {
+            continue;
+        };
+        let path = root.join(id).join(name);
+        let pid = match state_file::read_state(&creation.caller(), &path) {
+            Ok(state) => state.pid.ok_or_else(|| format!("{} has no pid", path.display())),
+            Err(error) => Err(error.to_string()),
+        };
+        // In another runtime's folder a container of this id may be an older one.
+        let is_news = |pid: i32| proc::stat(pid).is_ok_and(|stat| stat.start_time >= task.start_time);
+        match pid {
+            Ok(pid) if family == invocation.family || is_news(pid) => return Ok(pid),
+            Ok(_) => {}
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| "where this runtime keeps its state is not known".to_owned()))
 }
 
-/// Containers that run already, with what their bundles say.
-fn existing(search: &Search) -> Vec<(Key, Container, Process)> {
-    runtime::existing::existing(search)
+/// The containers that run at this moment, without a listener.
+///
+/// They are found as [`Builder::existing`](crate::Builder::existing) finds them: by the state that runtimes and shims
+/// leave, and by `/proc`; no engine is asked. Each is a [`Created`](EventKind::Created) record with
+/// [`existing`](crate::ContainerEvent::existing) set, oldest first, numbered from 1. It takes no privilege but to read
+/// what it looks at: what it may not read it does not find.
+#[must_use]
+pub fn existing(host_root: &Path) -> Vec<Record> {
+    let search = Search { host_root: host_root.to_owned(), ..Search::default() };
+    let known = runtime::existing::existing(&search);
+    let strangers = runtime::existing::strangers(&search, &known);
+    let mut found: Vec<(Process, Container)> = known
         .into_iter()
-        .filter_map(|found| {
-            let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
-            let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
-            let mut container = Container {
-                pid: Some(found.pid),
-                runtime: Some(Runtime::new(found.runtime, "")),
-                state_root: found.state_root,
-                rootless: found.owner_uid != 0,
-                owner_uid: found.owner_uid,
-                ..Container::default()
-            };
-            if let Some(bundle) = &found.bundle {
-                match existing_config(search, bundle, found.owner_uid) {
-                    Ok(config) => container.config = Some(config),
-                    Err(error) => container.config_error = Some(error.to_string()),
-                }
-            }
-            container.bundle = found.bundle;
-            container.id = found.id;
-            describe(&mut container, proc::stat(process.pid).map_or(0, |stat| stat.ppid));
-            container.name = found.name.or(container.name);
-            let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
-            Some((key, container, process))
-        })
-        .collect()
+        .filter_map(|found| existing_container(&search, found))
+        .map(|(_, container, process)| (process, container))
+        .collect();
+    let user_ns = proc::namespace(std::process::id().cast_signed(), "user").unwrap_or_default();
+    let worker = Worker { group: Weak::new(), user_ns };
+    for (pid, start_time) in strangers {
+        let Ok(pid) = i32::try_from(pid) else { continue };
+        let init = Process { pid, start_time };
+        let ancestors = proc::ancestors(pid);
+        if let Outcome::Untold { untold, .. } =
+            worker.stranger(init, ancestors, &search, true, SystemTime::now())
+        {
+            found.push((untold.init, untold.container));
+        }
+    }
+    found.sort_by_key(|(process, _)| (process.start_time, process.pid));
+    let number = |(at, (_, container)): (usize, (Process, Container))| Record {
+        seq: at as u64 + 1,
+        event: ContainerEvent::existing_now(container),
+        answer: None,
+    };
+    found.into_iter().enumerate().map(number).collect()
+}
+
+/// A container that runs already, with what its bundle says.
+fn existing_container(search: &Search, found: Existing) -> Option<(Key, Container, Process)> {
+    let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
+    let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
+    let mut container = Container {
+        pid: Some(found.pid),
+        runtime: Some(Runtime::new(found.runtime, "")),
+        state_root: found.state_root,
+        rootless: found.owner_uid != 0,
+        owner_uid: found.owner_uid,
+        ..Container::default()
+    };
+    if let Some(bundle) = &found.bundle {
+        match existing_config(search, bundle, found.owner_uid) {
+            Ok(config) => container.config = Some(config),
+            Err(error) => container.config_error = Some(error),
+        }
+    }
+    container.bundle = found.bundle;
+    container.id = found.id;
+    container.name = found.name;
+    let parent = proc::stat(process.pid).map_or(0, |stat| stat.ppid);
+    let root = File::options().read(true).custom_flags(libc::O_PATH).open(&search.host_root).ok();
+    let caller = root.as_ref().map(|root| host_caller(root.as_fd(), found.owner_uid));
+    describe(&mut container, parent, caller.as_ref());
+    let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
+    Some((key, container, process))
 }
 
 /// The configuration in a bundle that the listener has found by itself.
@@ -681,16 +792,12 @@ fn existing_config(search: &Search, bundle: &Path, owner: u32) -> Result<Config,
     let (root, inside) = split_root(&search.host_root, bundle);
     let root = File::options().read(true).custom_flags(libc::O_PATH).open(&root);
     let root = root.map_err(|e| format!("{}: {e}", bundle.display()))?;
-    // Whoever owns the state wrote the bundle's name: it is read with that one's rights.
-    let caller = Caller {
-        root: root.as_fd(),
-        cwd: root.as_fd(),
-        fsuid: owner,
-        fsgid: owner,
-        groups: &[],
-        trusted: owner == 0,
-    };
-    bundle::open(&caller, Some(&inside)).config.map_err(|e| e.to_string())
+    bundle::open(&host_caller(root.as_fd(), owner), Some(&inside)).config.map_err(|e| e.to_string())
+}
+
+/// Whoever owns a state wrote the bundle's name into it: it is read with that one's rights.
+fn host_caller(root: BorrowedFd<'_>, owner: u32) -> Caller<'_> {
+    Caller { root, cwd: root, fsuid: owner, fsgid: owner, groups: &[], trusted: owner == 0 }
 }
 
 /// `HOST_ROOT/proc/PID/root/PATH`, or `HOST_ROOT/PATH`, as a root and a path in it.

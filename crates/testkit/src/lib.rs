@@ -1,6 +1,6 @@
 //! Real runtimes and engines for the tests of containerhook.
 //!
-//! A test says what it [`need!`]s, takes a [`watchdog`], and builds its fixtures:
+//! A test says what it [`need!`]s, takes a [`watchdog()`], and builds its fixtures:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -30,6 +30,7 @@
 //! - `CONTAINERHOOK_SCRATCH`: the folder for scratch folders (default: `TMPDIR`, else `/var/tmp`).
 //! - `CONTAINERHOOK_KEEP`: when set, scratch folders stay for inspection (processes and mounts still end).
 
+mod buildah;
 mod bundle;
 mod containerd;
 mod cri;
@@ -46,6 +47,7 @@ mod sys;
 mod task;
 mod watchdog;
 
+pub use buildah::Buildah;
 pub use bundle::{Bundle, BundleBuilder};
 pub use containerd::Containerd;
 pub use cri::{Cri, Pod};

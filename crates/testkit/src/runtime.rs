@@ -117,9 +117,15 @@ impl Runtime {
     }
 
     fn command_of<S: AsRef<OsStr>>(&self, program: &Path, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = bare_command(self.family, program);
+        let mut command = self.bare(program);
         command.arg("--root").arg(self.state_dir()).args(args);
         command
+    }
+
+    /// Another program, such as a wrapper of the copy, in the surroundings that this runtime needs here, without any
+    /// argument yet.
+    pub fn bare(&self, program: &Path) -> Command {
+        bare_command(self.family, program)
     }
 
     /// Creates the container and returns its init. What it prints goes to [`Bundle::stdout`].
@@ -204,7 +210,21 @@ impl Runtime {
     /// # Errors
     /// When the runtime refuses.
     pub fn delete(&self, id: &str, force: bool) -> Result<()> {
-        if force { self.do_ok(["delete", "--force", id]) } else { self.do_ok(["delete", id]) }
+        if force {
+            return self.do_ok(["delete", "--force", id]);
+        }
+        // An end is told when the init begins to die; the runtime sees it a moment later, when it is a zombie.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        loop {
+            match self.do_ok(["delete", id]) {
+                Err(error)
+                    if error.to_string().contains("not stopped") && std::time::Instant::now() < until =>
+                {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                done => return done,
+            }
+        }
     }
 
     /// The ids of its containers, from the state folder: no runtime is executed for the answer.

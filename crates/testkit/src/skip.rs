@@ -19,7 +19,7 @@ pub enum Need {
     Youki,
     /// containerd, its runc shim and `ctr`.
     Containerd,
-    /// containerd and a pause image: the CRI plugin.
+    /// containerd with its CRI plugin; the image for sandboxes is made by the fixture.
     Cri,
     /// dockerd and Docker's client.
     Docker,
@@ -68,12 +68,11 @@ impl Need {
                 let hint = "`cargo install youki --locked --no-default-features --features v1,v2,seccomp`";
                 return find_program("youki").is_none().then(|| format!("youki is not installed; {hint}"));
             }
-            Self::Containerd => &[
+            Self::Containerd | Self::Cri => &[
                 ("containerd", "containerd"),
                 ("ctr", "containerd"),
                 ("containerd-shim-runc-v2", "containerd"),
             ],
-            Self::Cri => &[("containerd", "containerd"), ("containerd-shim-runc-v2", "containerd")],
             Self::Docker => &[("dockerd", "docker.io"), ("containerd", "containerd")],
             Self::Podman => &[("podman", "podman"), ("conmon", "conmon")],
             Self::PodmanRootless => {

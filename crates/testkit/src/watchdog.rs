@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::proc::Process;
 use crate::scratch::{self, Scratch};
 
-/// Ends the whole test process when it is not dropped in time. Made by [`watchdog`].
+/// Ends the whole test process when it is not dropped in time. Made by [`watchdog()`].
 #[must_use = "a watchdog watches until it is dropped"]
 #[derive(Debug)]
 pub struct Watchdog {

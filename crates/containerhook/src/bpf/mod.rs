@@ -136,6 +136,16 @@ impl Loader {
         HashMap::try_from(map).map_err(|error| Refused::new(name, &error))
     }
 
+    /// One more descriptor of a hash table that is not taken yet.
+    pub(crate) fn descriptor(&mut self, name: &'static str) -> Result<OwnedFd, Refused> {
+        match self.open()?.ebpf.map(name) {
+            Some(Map::HashMap(map)) => {
+                map.fd().as_fd().try_clone_to_owned().map_err(|error| Refused::new(name, &error))
+            }
+            _ => Err(Refused(format!("BPF map {name} is no hash table, or is taken already"))),
+        }
+    }
+
     /// Takes an array.
     pub(crate) fn array<V: Pod>(&mut self, name: &'static str) -> Result<Array<MapData, V>, Refused> {
         let map = self.map(name)?;
@@ -177,7 +187,7 @@ impl Open {
         let refused = |error| Refused::new(&format!("tp_btf program {name}"), &error);
         let program: &mut BtfTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
         let mut load = || -> Result<OwnedFd, ProgramError> {
-            program.load(&tracepoint.to_string_lossy(), &self.btf)?;
+            patiently(|| program.load(&tracepoint.to_string_lossy(), &self.btf))?;
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
         Ok(Program { fd: load().map_err(refused)?, tracepoint: None, name: name.to_owned() })
@@ -187,11 +197,24 @@ impl Open {
         let refused = |error| Refused::new(&format!("raw_tp program {name}"), &error);
         let program: &mut RawTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
         let mut load = || -> Result<OwnedFd, ProgramError> {
-            program.load()?;
+            patiently(|| program.load())?;
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
         Ok(Program { fd: load().map_err(refused)?, tracepoint: Some(tracepoint), name: name.to_owned() })
     }
+}
+
+/// The verifier gives up with EAGAIN when a signal is pending, whoever it is for.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 16;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    load()
 }
 
 fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, Refused> {
@@ -270,6 +293,10 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::process::Command;
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -287,6 +314,71 @@ mod tests {
         assert!(error.to_string().contains("no_such"), "{error}");
         if loader.map("exits").is_ok() {
             assert!(loader.map("exits").unwrap_err().to_string().contains("exits"));
+        }
+    }
+
+    /// What the attached programs cost each exec, fork and exit of the host. Prints; run it with
+    /// `cargo test --release -p containerhook --lib what_the_programs_cost -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_the_programs_cost() {
+        const EXECS: u32 = 2000;
+        let spawn = || {
+            let start = Instant::now();
+            assert!(Command::new("/bin/busybox").arg("true").status().unwrap().success());
+            start.elapsed()
+        };
+        let median = || {
+            let mut times: Vec<_> = (0..EXECS).map(|_| spawn()).collect();
+            times.sort();
+            times[times.len() / 2]
+        };
+        let mut loader = Loader::new();
+        let start = Instant::now();
+        let programs: Vec<Program> = ["exec", "fork", "exit"]
+            .into_iter()
+            .zip([c"sched_process_exec", c"sched_process_fork", c"sched_process_exit"])
+            .map(|(part, tracepoint)| {
+                loader.program(tracepoint, &format!("{part}_btf"), &format!("{part}_raw")).unwrap()
+            })
+            .collect();
+        println!("loaded in {:?}", start.elapsed());
+        drop(loader);
+
+        median();
+        for round in 0..3 {
+            let without = median();
+            let attached: Vec<Attached> = programs.iter().map(|program| program.attach().unwrap()).collect();
+            let with = median();
+            drop(attached);
+            println!(
+                "round {round}: spawn and wait, median of {EXECS}: {without:?} without, {with:?} with all three"
+            );
+        }
+
+        let _stats = sys::count_runs().unwrap();
+        for program in &programs {
+            let attached = program.attach().unwrap();
+            let (ns_before, runs_before) = program.runs();
+            for _ in 0..EXECS {
+                spawn();
+            }
+            let (ns, runs) = program.runs();
+            drop(attached);
+            assert!(runs - runs_before >= u64::from(EXECS), "each spawn is an exec, a fork and an exit");
+            println!("{}: {} ns a run", program.name, (ns - ns_before) / (runs - runs_before));
+        }
+    }
+
+    impl Program {
+        /// Nanoseconds and count of its runs, while they are counted.
+        fn runs(&self) -> (u64, u64) {
+            let path = format!("/proc/thread-self/fdinfo/{}", self.fd.as_raw_fd());
+            let text = std::fs::read_to_string(path).unwrap();
+            let field = |name| {
+                text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse::<u64>().unwrap()
+            };
+            (field("run_time_ns:"), field("run_cnt:"))
         }
     }
 }

@@ -1,8 +1,9 @@
 use super::state_file::{State, parse_state, read_pid_file, read_state};
 use super::*;
 use std::fs;
+use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use tempfile::TempDir;
 
 /// Whether a test that needs root has to be passed by, which is said.

@@ -129,6 +129,21 @@ fn huge_lists_are_bounded() {
 }
 
 #[test]
+fn serde_jsons_own_keys_do_not_hide_what_the_runtime_reads() {
+    for key in [
+        "$serde_json::private::Number",
+        "$serde_json::private::RawValue",
+        r"\u0024serde_json::private::RawValue",
+    ] {
+        let config = config(&format!(r#"{{"hostname":"h","annotations":{{"{key}":"{{}}"}}}}"#));
+        assert_eq!(config.value(), None, "{key}");
+        assert_eq!(config.outline().annotations.len(), 1);
+    }
+    let harmless = config(r#"{"annotations":{"$x":"\\","\"q":"\"","e\u0041":"$serde"},"n":[1,2]}"#);
+    assert_eq!(harmless.value().unwrap()["annotations"]["$x"], "\\");
+}
+
+#[test]
 fn the_specifications_types() {
     let spec = config(r#"{"ociVersion":"1.0.2","root":{"path":"r"},"hostname":"h"}"#).spec().unwrap();
     assert_eq!(spec.hostname().as_deref(), Some("h"));

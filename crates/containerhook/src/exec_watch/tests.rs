@@ -141,9 +141,9 @@ fn a_full_ring_is_noticed() {
 }
 
 /// A container whose runtime waits for a line on its standard input before it starts.
-struct Container {
-    runtime: Child,
-    process: Process,
+pub(crate) struct Container {
+    pub(crate) runtime: Child,
+    pub(crate) process: Process,
     dir: tempfile::TempDir,
     delete: Command,
 }
@@ -159,7 +159,7 @@ impl Drop for Container {
 
 impl Container {
     /// `None`, said loudly, where the runtime is not installed.
-    fn new(test: &str, runtime: &str, change: &str) -> Option<Container> {
+    pub(crate) fn new(test: &str, runtime: &str, change: &str) -> Option<Container> {
         if Command::new(runtime).arg("--version").stdout(Stdio::null()).status().is_err() {
             skipped(test, &format!("{runtime} is not installed"));
             return None;
@@ -169,11 +169,13 @@ impl Container {
         for sub in ["bin", "proc", "dev", "out"] {
             fs::create_dir_all(root.join(sub)).unwrap();
         }
-        if fs::copy("/bin/busybox", root.join("bin/busybox")).is_err() {
+        fs::write(root.join("marker"), "").unwrap();
+        // Not fs::copy: a child that another test forks meanwhile would hold the file open for writing (ETXTBSY).
+        if !Command::new("cp").arg("/bin/busybox").arg(root.join("bin")).status().unwrap().success() {
             skipped(test, "busybox-static is not installed");
             return None;
         }
-        let namespace = |name| format!(r#"{{"type":"{name}"}}"#);
+        let namespace = |name: &&str| format!(r#"{{"type":"{name}"}}"#);
         let names: &[&str] = if change == "host pid" { &["mount"] } else { &["pid", "mount"] };
         let hooks = if change == "hooks" {
             let hook = r#"[{"path":"/bin/sh","args":["sh","-c","/bin/true; exit 0"]}]"#;
@@ -190,14 +192,15 @@ impl Container {
             "args":["/bin/busybox","touch","/out/ran"],"env":["PATH=/bin"]}},"root":{{"path":"rootfs"}},
             "mounts":[{}],"linux":{{"namespaces":[{}]}}{hooks}}}"#,
             mounts,
-            names.iter().map(|n| namespace(n)).collect::<Vec<_>>().join(",")
+            names.iter().map(namespace).collect::<Vec<_>>().join(",")
         );
         fs::write(dir.path().join("config.json"), config).unwrap();
         let id = format!("chh3-{}-{}", std::process::id(), dir.path().file_name().unwrap().display())
             .replace('.', "");
+        let detach = if change == "detach" { "--detach" } else { "" };
         // crun as root refuses a hybrid cgroup layout.
         let script = format!(
-            "umount /sys/fs/cgroup/unified 2>/dev/null; read go; exec {runtime} --root {root} run --bundle {bundle} {id}",
+            "umount /sys/fs/cgroup/unified 2>/dev/null; read go; exec {runtime} --root {root} run {detach} --bundle {bundle} {id}",
             root = dir.path().join("state").display(),
             bundle = dir.path().display(),
         );
@@ -219,16 +222,21 @@ impl Container {
         Some(Container { runtime: child, process, dir, delete })
     }
 
-    fn go(&mut self) {
+    pub(crate) fn go(&mut self) {
         writeln!(self.runtime.stdin.as_mut().unwrap()).unwrap();
     }
 
-    fn has_run(&self) -> bool {
+    /// Its root file system, in which a file named `marker` lies.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("rootfs")
+    }
+
+    pub(crate) fn has_run(&self) -> bool {
         self.dir.path().join("rootfs/out/ran").exists()
     }
 }
 
-fn kill(process: Process, signal: i32) {
+pub(crate) fn kill(process: Process, signal: i32) {
     let (exits, _) = Exits::open(Choice::Pidfd, &mut Loader::new()).unwrap();
     exits.kill(process, signal).unwrap();
 }
@@ -241,7 +249,7 @@ fn state(process: Process) -> String {
 #[test]
 fn a_container_is_stopped_before_its_first_instruction() {
     let test = "a_container_is_stopped_before_its_first_instruction";
-    for runtime in ["runc", "crun"] {
+    for runtime in ["runc", "crun", "youki"] {
         for change in ["", "host pid", "hooks"] {
             let Some(mut watch) = open(test) else { return };
             let Some(mut container) = Container::new(test, runtime, change) else { continue };

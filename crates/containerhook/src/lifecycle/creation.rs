@@ -271,6 +271,8 @@ impl Lifecycle {
             life.creating()
                 && life.verb != Verb::Create
                 && life.creator.is_some_and(|creator| entry.ancestors.contains(&creator.pid))
+                // A hook that runs in the container may execute the same file, and is not its first process.
+                && (entry.own_pid == 1 || !life.makes_pid_namespace())
         };
         let pick =
             |fits: &dyn Fn(&Life) -> bool| {
@@ -303,7 +305,7 @@ impl Lifecycle {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Entry { hold, at, time, process, ancestors: _, candidates: _, args, executable } = entry;
+        let Entry { hold, at, time, process, args, executable, .. } = entry;
         out.push(Action::Unmark { life: id, by: Some(hold) });
         let Some(life) = self.lives.get_mut(&id) else { return self.let_go(hold, out) };
         life.marked = false;

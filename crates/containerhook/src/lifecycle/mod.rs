@@ -108,6 +108,8 @@ pub(crate) struct Entry {
     pub(crate) at: Instant,
     pub(crate) time: SystemTime,
     pub(crate) process: Process,
+    /// Its pid in its own pid namespace.
+    pub(crate) own_pid: i32,
     /// Its ancestors' pids, nearest first.
     pub(crate) ancestors: Vec<i32>,
     /// The lives whose entrypoint this file is.

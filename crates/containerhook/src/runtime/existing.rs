@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::engines::{Engine, Program, Running, Translator};
+use super::proc::Proc;
 use super::state::{State, parse_crun_status, parse_state_json};
 use super::tree::{Found, Root, Route, Stat, list, stat};
 use super::{Search, file};
@@ -113,6 +114,29 @@ pub(crate) fn existing(search: &Search) -> Vec<Existing> {
     let mut found: Vec<Existing> = finder.found.into_values().collect();
     found.sort_by_key(|e| (e.start_time, e.pid));
     found
+}
+
+/// The inits of containers that are not among those known: processes that are number 1 of a pid namespace below
+/// the host's, with another mount namespace. Nothing that a runtime wrote tells of them, or it lies where nobody
+/// said; they may also be of lxc, systemd-nspawn or bubblewrap. Pid and start time.
+pub(crate) fn strangers(search: &Search, known: &[Existing]) -> Vec<(u32, u64)> {
+    let proc = Proc::of(&search.host_root);
+    let known: HashSet<u32> = known.iter().map(|e| e.pid).collect();
+    // Init's namespace may not be ours to see; then ours has to do, and we are not in a container.
+    let ours = std::process::id();
+    let host = proc.namespace(1, "mnt").or_else(|| proc.namespace(ours, "mnt"));
+    let mut strangers = Vec::new();
+    for pid in proc.pids() {
+        if known.contains(&pid) {
+            continue;
+        }
+        let Some(status) = proc.status(pid) else { continue };
+        let is_init = status.pids.len() > 1 && status.pids.last() == Some(&1);
+        if is_init && proc.namespace(pid, "mnt").is_some_and(|ns| Some(ns) != host) {
+            strangers.extend(proc.life(pid).map(|life| (pid, life.start_time)));
+        }
+    }
+    strangers
 }
 
 /// A root, and whose numbers the pids in it are.

@@ -16,6 +16,7 @@ mod proc;
 mod state;
 mod survey;
 mod tree;
+pub(crate) mod watch;
 
 use std::ffi::OsString;
 use std::io;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-pub(crate) use tree::{Inode, Root};
+pub(crate) use tree::{Born, Inode, Root};
 
 use config::Format;
 use tree::{Found, Route, Trail};
@@ -89,6 +90,7 @@ pub(crate) struct Binary {
     pub(crate) script: bool,
     pub(crate) sources: Vec<Source>,
     root: Root,
+    born: Born,
 }
 
 impl Binary {
@@ -100,19 +102,9 @@ impl Binary {
             (other.dev(), other.ino()) == (own.dev(), own.ino())
         };
         let shared = same(&std::fs::metadata(&theirs).ok()?, &std::fs::metadata("/").ok()?);
-        let root = Root::new(if shared { PathBuf::from("/") } else { theirs });
+        let root = if shared { Path::new("/") } else { &theirs };
         let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        let found = root.walk(&Route::exact(&path)).found.into_iter().next()?;
-        Some(Binary {
-            name: name_of(&found),
-            host_path: root.host_path(&found.path),
-            script: false,
-            path: found.path,
-            inode: found.stat.inode,
-            role: Role::Runtime,
-            sources: vec![Source::Learned],
-            root,
-        })
+        rediscover_one(root, &path, Source::Learned)
     }
 
     /// Opened as O_PATH, and the same inode still. To be closed soon: it keeps its file system mounted.
@@ -121,8 +113,14 @@ impl Binary {
     /// `NotFound` when it is no longer there, or another one is.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         let walked = self.root.walk(&Route::exact(&self.path));
-        let same = walked.found.into_iter().find(|f| f.stat.inode == self.inode);
+        let same = |f: &Found| (f.stat.inode, f.stat.born) == self.identity();
+        let same = walked.found.into_iter().find(same);
         same.map(|f| f.fd).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Which file it is, also after its inode's number is used again.
+    pub(crate) fn identity(&self) -> (Inode, Born) {
+        (self.inode, self.born)
     }
 }
 
@@ -163,12 +161,21 @@ pub(crate) struct Warning {
 
 impl std::fmt::Display for Warning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:", self.file.display())?;
+        write!(f, "{}:", plain(&self.file.to_string_lossy()))?;
         if let Some(line) = self.line {
             write!(f, "{line}:")?;
         }
-        write!(f, " {}", self.message)
+        write!(f, " {}", plain(&self.message))
     }
+}
+
+/// A configuration in a container may name paths that would write on the terminal of who reads the warning.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// Somewhere to look.
@@ -236,6 +243,7 @@ impl Place {
             script: is_script(&found.fd),
             path: found.path,
             inode: found.stat.inode,
+            born: found.stat.born,
             role,
             sources: vec![self.source.clone()],
             root: self.realm.root.clone(),
@@ -254,6 +262,13 @@ fn name_of(found: &Found) -> String {
 
 fn is_script(fd: &OwnedFd) -> bool {
     file::read(fd, 2).is_ok_and(|start| start == b"#!")
+}
+
+/// Looks at one path: for an executable that was learned in another way than by a search.
+pub(crate) fn rediscover_one(root: &Path, path: &Path, source: Source) -> Option<Binary> {
+    let realm = Realm { root: Root::new(root), trust: Trust::All };
+    let role = survey::role_of(path);
+    Place { realm, route: Route::exact(path), kind: Kind::Binary(role), source }.find().pop()
 }
 
 /// Looks everywhere.

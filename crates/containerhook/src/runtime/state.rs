@@ -181,4 +181,22 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert_eq!(parse_state_json(deep.as_bytes()), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_state_makes_a_parser_panic(
+            at in 0usize..300,
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20),
+        ) {
+            let file = br#"{"ociVersion":"1","id":"a","pid":7,"process-start-time":158014,"bundle":"/b","rootfs":"r",
+                "init_process_pid":7,"init_process_start":"99","config":{"labels":["bundle=/b"]}}"#;
+            let mut file = file.to_vec();
+            let start = at % file.len();
+            let end = (start + bytes.len()).min(file.len());
+            file.splice(start..end, bytes);
+            for state in [parse_state_json(&file), parse_crun_status(&file)].into_iter().flatten() {
+                proptest::prop_assert!(state.pid > 0);
+            }
+        }
+    }
 }

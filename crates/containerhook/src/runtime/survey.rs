@@ -96,10 +96,7 @@ impl Survey {
     }
 
     fn must_have(&mut self, realm: &Realm, path: &Path, source: &Source, by: &str) {
-        // What has conmon's name is conmon, whoever names it.
-        let monitor = path.file_name().is_some_and(|n| places::MONITORS.iter().any(|m| OsStr::new(m) == n));
-        let role = if monitor { Role::Monitor } else { Role::Runtime };
-        if !self.binary(realm, Route::exact(path), role, source) {
+        if !self.binary(realm, Route::exact(path), role_of(path), source) {
             let message = format!("{by} names it, but no executable file is there");
             self.warnings.push(Warning { file: realm.root.host_path(path), line: None, message });
         }
@@ -336,6 +333,12 @@ impl Survey {
         binaries.sort_by(|a, b| a.host_path.cmp(&b.host_path));
         Discovered { binaries, warnings: self.warnings, places: self.places }
     }
+}
+
+/// What has conmon's name is conmon, whoever names it.
+pub(super) fn role_of(path: &Path) -> Role {
+    let monitor = path.file_name().is_some_and(|n| places::MONITORS.iter().any(|m| OsStr::new(m) == n));
+    if monitor { Role::Monitor } else { Role::Runtime }
 }
 
 fn of(engine: &Engine) -> Source {

@@ -247,3 +247,23 @@ fn a_binary_opens_while_it_is_the_same() {
     assert_eq!(again.len(), 1);
     assert_ne!(again[0].inode, binary.inode);
 }
+
+#[test]
+fn one_path_alone() {
+    let host = host();
+    executable(&host, "/srv/strange");
+    let source = Source::Engine { pid: 7, name: "x".into() };
+    let found = rediscover_one(host.path(), Path::new("/srv/strange"), source.clone()).unwrap();
+    assert_eq!(
+        (&*found.name, found.role, &found.sources[..]),
+        ("strange", Role::Runtime, &[source.clone()][..])
+    );
+    assert_eq!(found.host_path, host.path().join("srv/strange"));
+    assert_eq!(rediscover_one(host.path(), Path::new("/srv/none"), source), None);
+}
+
+#[test]
+fn a_warning_does_not_write_on_the_terminal() {
+    let warning = Warning { file: "/a\u{1b}[2J".into(), line: Some(3), message: "names /x\ny".into() };
+    assert_eq!(warning.to_string(), "/a\\u{1b}[2J:3: names /x\\ny");
+}

@@ -182,6 +182,7 @@ pub(crate) struct Stat {
     pub(crate) file_type: FileType,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
+    pub(crate) born: Born,
     /// Seconds since 1970.
     pub(crate) modified: i64,
 }
@@ -193,15 +194,27 @@ pub(crate) struct Inode {
     pub(crate) ino: u64,
 }
 
+/// What tells a file from the next one that gets its inode number: file systems give numbers out again at once,
+/// and a mark goes with the file, not with the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Born {
+    seconds: i64,
+    nanoseconds: u32,
+}
+
 pub(crate) fn stat(fd: &OwnedFd) -> io::Result<Stat> {
     // What the kernel has in memory is enough, and a network file system is not asked.
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let s = rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS)?;
+    let s = rustix::fs::statx(fd, c"", flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    // Where no time of birth is kept, the last change says "another" too often, which costs a mark set twice.
+    let has_birth = s.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let born = if has_birth { s.stx_btime } else { s.stx_ctime };
     Ok(Stat {
         inode: Inode { dev: rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor), ino: s.stx_ino },
         file_type: FileType::from_raw_mode(u32::from(s.stx_mode)),
         mode: u32::from(s.stx_mode) & 0o7777,
         uid: s.stx_uid,
+        born: Born { seconds: born.tv_sec, nanoseconds: born.tv_nsec },
         modified: s.stx_mtime.tv_sec,
     })
 }

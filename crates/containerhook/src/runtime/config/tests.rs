@@ -232,3 +232,33 @@ fn hostile_files_are_bounded() {
     assert_eq!(read(Format::Crio, broken.as_bytes()).problems.len(), PROBLEMS);
     assert_eq!(read(Format::Podman, b"[engine]\nruntime = \"a\\u0000b\"").named, []);
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_a_parser_panic(
+        at in 0usize..2000,
+        length in 0usize..20,
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20),
+    ) {
+        // A real file, with a hole or a splinter in it, gets further than noise does.
+        let toml = b"imports = [\"a\"]\n[plugins.\"x\".containerd.runtimes.r.options]\nBinaryName = \"/a\"\n\
+            [crio.runtime.runtimes.x]\nruntime_path = \"/srv/x\"\n[engine]\nruntime = '''crun'''\n\
+            [engine.runtimes]\ncrun = [\"/usr/bin/crun\", {append=true}]\n[worker.oci]\nbinary=\"x\"\n";
+        let json = br#"{"runtimes":{"x":{"path":"/srv/x","runtimeType":"io.containerd.runsc.v1","options":{"BinaryName":"y"}}}}"#;
+        for (formats, file) in [
+            (&[Format::Containerd, Format::Crio, Format::Podman, Format::Buildkit, Format::Nvidia][..], &toml[..]),
+            (&[Format::Docker], &json[..]),
+        ] {
+            let mut file = file.to_vec();
+            let start = at % (file.len() + 1);
+            let end = (start + length).min(file.len());
+            file.splice(start..end, bytes.iter().copied());
+            for format in formats {
+                let reading = read(*format, &file);
+                proptest::prop_assert!(reading.problems.len() <= PROBLEMS && reading.named.len() <= NAMES);
+                let lines = file.iter().filter(|b| **b == b'\n').count() as u32 + 1;
+                proptest::prop_assert!(reading.problems.iter().all(|(l, _)| l.is_none_or(|l| l >= 1 && l <= lines)));
+            }
+        }
+    }
+}

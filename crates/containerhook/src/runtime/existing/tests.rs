@@ -1,7 +1,6 @@
 //! Fixtures of state directories that tell of real processes, and real runtimes.
 
 use super::*;
-use crate::runtime::proc::Proc;
 use crate::runtime::tests::{host, skipped, write};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -56,12 +55,17 @@ fn runc_state(id: &str, pid: u32, start: u64) -> String {
 
 #[test]
 fn every_state_directory_is_read() {
-    for (dir, owner) in [
-        ("/run/runc", 0),
-        ("/run/docker/runtime-runc/moby", 0),
-        ("/run/docker/runtime-nvidia/moby", 0),
-        ("/run/containerd/runc/k8s.io", 0),
-        ("/run/containerd/runc/default", 0),
+    // The files are of whoever runs the test.
+    let owner = rustix::process::geteuid().as_raw();
+    for dir in [
+        "/run/runc",
+        "/run/docker/runtime-runc/moby",
+        "/run/docker/runtime-nvidia/moby",
+        "/run/containerd/runc/k8s.io",
+        "/run/containerd/runc/default",
+        "/run/user/1000/runc",
+        "/run/user/1000/docker/runtime-runc/moby",
+        "/tmp/podman-run-1000/runc",
     ] {
         let (host, process) = (host_with_proc(), Waiting::new());
         fs::create_dir_all(host.path().join("bundles/c1/rootfs")).unwrap();
@@ -238,32 +242,98 @@ impl Drop for Container {
     }
 }
 
+fn installed(program: &str) -> bool {
+    let paths = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+    paths.iter().any(|p| Path::new(p).join(program).exists())
+}
+
+/// A bundle with a static busybox that sleeps.
+fn bundle(host: &TempDir) -> Option<PathBuf> {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists())?;
+    let bundle = host.path().join("bundle");
+    write(host, "/bundle/rootfs/bin/busybox", fs::read(busybox).unwrap());
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(bundle.join("rootfs/bin/busybox"), mode).unwrap();
+    write(
+        host,
+        "/bundle/config.json",
+        r#"{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["/bin/busybox","sleep","300"],"cwd":"/"},
+            "root":{"path":"rootfs","readonly":true},"mounts":[{"destination":"/proc","type":"proc","source":"proc"}],
+            "linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}"#,
+    );
+    Some(bundle)
+}
+
+#[test]
+fn an_engine_in_namespaces_of_its_own() {
+    const NAME: &str = "an_engine_in_namespaces_of_its_own";
+    if !rustix::process::geteuid().is_root() || !installed("runc") {
+        return skipped(NAME, "not root, or no runc");
+    }
+    let host = host();
+    let Some(bundle) = bundle(&host) else { return skipped(NAME, "no busybox") };
+    let dir = host.path().display().to_string();
+    // Its engine is a program that does nothing but have the name; what counts is where it sees things.
+    fs::copy("/bin/sleep", host.path().join("dockerd")).unwrap();
+    fs::create_dir(host.path().join("own")).unwrap();
+    let id = format!("h5-nested-{}", std::process::id());
+    let script = format!(
+        "set -e; mount -t tmpfs t /run; umount /sys/fs/cgroup/unified 2>/dev/null || true
+         mount -t tmpfs t {dir}/own; cp \"$(command -v runc)\" {dir}/own/runc; PATH={dir}/own:$PATH
+         {dir}/dockerd 300 &
+         runc --root /run/runc run -d --bundle {bundle} {id} </dev/null >/dev/null 2>&1
+         echo ready; read x || true; runc --root /run/runc delete -f {id}",
+        bundle = bundle.display()
+    );
+    let mut nested = Command::new("unshare")
+        .args(["-m", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare");
+    let mut line = String::new();
+    let stdout = nested.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+    let mut found = existing(&Search::default());
+    found.retain(|e| e.id == id);
+    let cgroups: Vec<_> =
+        found.iter().map(|e| fs::read_to_string(format!("/proc/{}/cgroup", e.pid))).collect();
+    let discovered = crate::runtime::discover(&Search { configs: false, ..Search::default() });
+    let inits: Vec<u32> = found.iter().map(|e| e.pid).collect();
+    let unknown: Vec<u32> = strangers(&Search::default(), &[]).into_iter().map(|(pid, _)| pid).collect();
+    let others: Vec<u32> = strangers(&Search::default(), &found).into_iter().map(|(pid, _)| pid).collect();
+    drop(nested.stdin.take());
+    assert!(nested.wait().unwrap().success(), "it cleaned up");
+    assert_eq!(line, "ready\n");
+
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(inits.iter().all(|i| unknown.contains(i) && !others.contains(i)), "{unknown:?} {others:?}");
+    assert!(!unknown.contains(&std::process::id()) && !unknown.contains(&1));
+    assert!(cgroups[0].as_ref().unwrap().contains(&id), "the host's number: {cgroups:?}");
+    assert_eq!(found[0].runtime, "runc");
+    let bundle_seen = found[0].bundle.clone().unwrap();
+    assert!(bundle_seen.starts_with("/proc") && bundle_seen.ends_with(bundle.strip_prefix("/").unwrap()));
+    assert!(found[0].state_root.as_ref().unwrap().ends_with("root/run/runc"));
+
+    let inside = host.path().join("own/runc");
+    assert!(!inside.exists(), "it is not on the host");
+    let binary = discovered.binaries.iter().find(|b| b.path == inside);
+    let binary = binary.expect("the engine's own runc");
+    assert_eq!(binary.name, "runc");
+    assert!(binary.host_path.starts_with("/proc"), "{binary:?}");
+}
+
 #[test]
 fn containers_of_real_runtimes_until_they_end() {
     const NAME: &str = "containers_of_real_runtimes_until_they_end";
     if !rustix::process::geteuid().is_root() {
         return skipped(NAME, "not root");
     }
-    let there = |path: &&str| Path::new(path).exists();
-    let Some(busybox) = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(there) else {
-        return skipped(NAME, "no busybox");
-    };
     let host = host_with_proc();
-    let bundle = host.path().join("bundle");
-    write(&host, "/bundle/rootfs/bin/busybox", fs::read(busybox).unwrap());
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(bundle.join("rootfs/bin/busybox"), mode).unwrap();
-    write(
-        &host,
-        "/bundle/config.json",
-        r#"{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"args":["/bin/busybox","sleep","300"],"cwd":"/"},
-            "root":{"path":"rootfs","readonly":true},"mounts":[{"destination":"/proc","type":"proc","source":"proc"}],
-            "linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}"#,
-    );
+    let Some(bundle) = bundle(&host) else { return skipped(NAME, "no busybox") };
     let mut containers = Vec::new();
     for runtime in ["runc", "crun"] {
-        let paths = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
-        if !paths.iter().any(|p| Path::new(p).join(runtime).exists()) {
+        if !installed(runtime) {
             skipped(NAME, &format!("no {runtime}"));
             continue;
         }
