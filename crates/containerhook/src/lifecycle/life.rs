@@ -122,6 +122,11 @@ impl Life {
         self.creating() && self.creator_ended.is_none()
     }
 
+    /// Its first program is still to come.
+    pub(super) fn may_enter(&self) -> bool {
+        !self.entered && !self.over && !self.init_ended
+    }
+
     /// Nothing of it is left to tell.
     pub(super) fn idle(&self) -> bool {
         self.telling.is_none() && self.lane.is_empty() && self.finishing.is_none()
