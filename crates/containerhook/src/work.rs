@@ -613,7 +613,7 @@ fn unfit(id: &OsStr) -> Option<&'static str> {
 
 /// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
 fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
-    let parent = proc::comm(parent).ok();
+    let parent = proc::program(parent);
     let config = container.config.clone();
     let evidence = metadata::Evidence {
         id: &container.id,
