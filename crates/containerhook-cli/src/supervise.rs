@@ -348,10 +348,11 @@ impl Supervisor {
             ready => ready?,
         };
         let readable = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        Ok(match listener {
-            Some(listener) if readable && listener.listen()? => Woken::Heard,
-            _ => Woken::Early,
-        })
+        let heard = match listener {
+            Some(listener) if readable => listener.listen()?,
+            _ => false,
+        };
+        Ok(if heard { Woken::Heard } else { Woken::Early })
     }
 
     fn hear_signals(&mut self) {
