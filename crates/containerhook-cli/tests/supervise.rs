@@ -312,3 +312,65 @@ fn systemd_hears_nothing_while_the_engine_is_stuck() -> Result<()> {
     ensure!(task.process().is_alive());
     Ok(())
 }
+
+const UNIT: &str = include_str!("../../../deploy/systemd/containerhook.service");
+
+fn setting(name: &str) -> Result<&'static str> {
+    let mut lines = UNIT.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    lines.next().with_context(|| format!("the unit has no {name}"))
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() -> Result<()> {
+    if testkit::skip::find_program("systemd-analyze").is_none() {
+        testkit::skip::report(
+            "systemd_finds_nothing_wrong_with_the_unit",
+            "systemd-analyze is not installed",
+        );
+        return Ok(());
+    }
+    let folder = Scratch::new()?;
+    let file = folder.join("containerhook.service");
+    // It looks for the program too.
+    let installed = setting("ExecStart")?.split(' ').next().unwrap_or_default();
+    std::fs::write(&file, UNIT.replace(installed, env!("CARGO_BIN_EXE_containerhook")))?;
+    let output = Task::spawn(Command::new("systemd-analyze").arg("verify").arg(&file))?.wait(LONG)?.ok()?;
+    let about = output.stderr.lines().filter(|line| line.contains("containerhook.service"));
+    assert_eq!(about.collect::<Vec<_>>(), Vec::<&str>::new());
+    Ok(())
+}
+
+/// The unit's command line, with the unit's capabilities.
+#[test]
+fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
+    need!(Root, Runc, Busybox);
+    let _dog = watchdog(LONG * 2);
+    if testkit::skip::find_program("setpriv").is_none() {
+        testkit::skip::report("the_capabilities_of_the_unit_are_enough", "setpriv is not installed");
+        return Ok(());
+    }
+    let runc = Runtime::runc()?;
+    let bundle = Bundle::builder(unique_id("unit")).args(["/bin/sh", "-c", "exit 7"]).build()?;
+    let kept = setting("CapabilityBoundingSet")?.to_lowercase().replace("cap_", "+").replace(' ', ",");
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--bounding-set=-all,{kept}")).args(["--inh-caps=-all", "--no-new-privs"]);
+    command.arg(env!("CARGO_BIN_EXE_containerhook"));
+    command
+        .args(setting("ExecStart")?.split(' ').skip(1))
+        .args(["--no-discover", "--runtime"])
+        .arg(runc.path());
+    for name in ["CONTAINERHOOK_LOG", "NOTIFY_SOCKET", "HOST_ROOT", "RUNTIME_PATH"] {
+        command.env_remove(name);
+    }
+    let watch = Watch(Task::spawn(&mut command)?);
+    let ready = || watch.0.printed().1.contains("ready:").then_some(());
+    wait_until("it is ready", LONG, ready).with_context(|| format!("{:?}", watch.0.printed()))?;
+    assert_eq!(runc.run(&bundle)?.code(), Some(7));
+    let stopped = watch.wait_for(&bundle, "stopped")?;
+    assert_eq!(stopped["exit"]["code"], 7, "{stopped}");
+    // Nothing that a capability is missing for: it would be a warning.
+    assert_eq!(watch.0.printed().1, "ready: 1 runtime marked\n");
+    let events = watch.stop()?;
+    assert_eq!(kinds(&events, bundle.id()), ["pre-create", "created", "started", "stopped", "deleted"]);
+    Ok(())
+}
