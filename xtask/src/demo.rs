@@ -85,6 +85,8 @@ impl Demo {
         }
 
         say::step(&format!("runc delete {}", bundle.id()));
+        // The end is told while the process is still being torn down, and until that is done runc refuses.
+        wait_until("init is gone", LONG, || (!init.is_alive()).then_some(()))?;
         runc.delete(bundle.id(), false)?;
         watch.stop()?;
         while let Ok(line) = watch.lines.recv() {

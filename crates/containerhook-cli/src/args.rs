@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use containerhook::{Builder, ContainerNotifier, EventKind, ExitBackend, OnTimeout};
 
 use crate::failure::{EXIT_CODES, Usage};
+use crate::listener::Supervised;
 use crate::output::ColorChoice;
 
 /// Holds and tells containers the moment they are created, start and end, without any setting in a container runtime.
@@ -18,6 +19,9 @@ use crate::output::ColorChoice;
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
+    /// Given by the supervisor to the listener that it starts
+    #[arg(long, hide = true)]
+    pub(crate) supervised: Option<Supervised>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -25,6 +29,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Watch(Box<crate::watch::WatchArgs>),
+    Top(crate::top::TopArgs),
     List(crate::list::ListArgs),
     Doctor(crate::doctor::DoctorArgs),
     Verify(crate::verify::VerifyArgs),
@@ -40,6 +45,17 @@ pub(crate) enum Command {
         /// The folder
         directory: Option<PathBuf>,
     },
+}
+
+impl Command {
+    /// How long its listener may be stuck before its supervisor kills it; `None` for one that needs no supervisor.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        match self {
+            Command::Watch(args) => args.watchdog.limit(),
+            Command::Top(args) => args.watchdog.limit(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -58,7 +74,12 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    pub(crate) fn start_log(&self) -> anyhow::Result<()> {
+    /// Log lines would tear a screen apart: with `screen` they are kept only where stderr is not that screen.
+    pub(crate) fn start_log(&self, screen: bool) -> anyhow::Result<()> {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        if screen && terminal {
+            return Ok(());
+        }
         let filter = tracing_subscriber::EnvFilter::builder()
             .parse(&self.log_level)
             .map_err(|error| Usage(format!("--log-level {:?} is not understood: {error}", self.log_level)))?;
@@ -66,8 +87,7 @@ impl Global {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
             ColorChoice::Auto => {
-                std::io::IsTerminal::is_terminal(&std::io::stderr())
-                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             }
         };
         tracing_subscriber::fmt()

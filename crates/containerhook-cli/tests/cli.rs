@@ -10,7 +10,7 @@ use testkit::{Scratch, need, skip};
 
 #[test]
 fn every_subcommand_has_examples_and_exit_codes() {
-    for subcommand in ["watch", "list", "doctor", "verify"] {
+    for subcommand in ["watch", "list", "doctor", "verify", "top"] {
         let help = run(&[subcommand, "--help"]);
         assert!(help.status.success(), "{subcommand}");
         let help = out(&help);
@@ -23,7 +23,7 @@ fn every_subcommand_has_examples_and_exit_codes() {
 #[test]
 fn the_help_lists_the_subcommands_and_hides_the_machinery() {
     let help = out(&run(&["--help"]));
-    for word in ["watch", "list", "doctor", "verify", "Exit codes:"] {
+    for word in ["watch", "list", "doctor", "verify", "top", "Exit codes:"] {
         assert!(help.contains(word), "{help}");
     }
     assert!(!help.contains("completions"), "{help}");
@@ -46,6 +46,7 @@ fn wrong_usage_exits_2_and_says_what_would_be_right() {
         (&["watch", "--exit", "ptrace"], "pidfd-info"),
         (&["watch", "--color", "blue"], "always"),
         (&["verify", "/does/not/exist"], "cannot read /does/not/exist: No such file"),
+        (&["top"], "top needs a terminal"),
         (&["wach"], "a similar subcommand exists: 'watch'"),
     ] {
         let output = run(args);

@@ -97,11 +97,12 @@ fn a_held_create_goes_on_when_the_watcher_is_asked_to_end() -> Result<()> {
     let runc = Runtime::runc()?;
     let bundle = seven()?;
     let watch = Watch::start(&runc, &["--json", "--delay", "100s", "--deadline", "110s"])?;
-    let listener = watch.0.process();
+    let listener = watch.listener()?;
     std::thread::scope(|scope| {
         // Whoever executes a program waits for its exec, so this thread is held too.
         let create = scope.spawn(|| runc.create(&bundle));
-        let held = wait_until("the handler sleeps", LONG, || sleeps(listener, "ch-handler").then_some(()));
+        let held =
+            wait_until("the handler sleeps", LONG, || common::sleeps(listener, "ch-handler").then_some(()));
         let before = Instant::now();
         let stopped = watch.stop();
         create.join().unwrap()?;
@@ -109,15 +110,6 @@ fn a_held_create_goes_on_when_the_watcher_is_asked_to_end() -> Result<()> {
         stopped?;
         ensure!(before.elapsed() < Duration::from_secs(50), "it waited for the handler");
         Ok(())
-    })
-}
-
-/// Does a thread of this name sleep for some time?
-fn sleeps(process: testkit::Process, name: &str) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{}/task", process.0)).into_iter().flatten().flatten();
-    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    threads.map(|thread| thread.path()).any(|thread| {
-        read(thread.join("comm")).trim() == name && read(thread.join("wchan")).contains("nanosleep")
     })
 }
 
@@ -260,7 +252,7 @@ fn without_a_runtime_it_cannot_work() -> Result<()> {
     need!(Root);
     let _dog = watchdog(LONG);
     let folder = Scratch::new()?;
-    for subcommand in ["watch", "list", "doctor"] {
+    for subcommand in ["watch", "doctor"] {
         let mut command = program();
         command.args([subcommand, "--no-discover", "--runtime"]).arg(folder.join("runc"));
         let output = command.output()?;
@@ -311,7 +303,7 @@ fn containers_that_run_already_are_listed() -> Result<()> {
     let init = bundle.init()?;
     let list = |args: &[&str]| {
         let mut command = program();
-        command.args(["list", "--no-discover", "--runtime"]).arg(runc.path()).args(args).output()
+        command.arg("list").args(args).output()
     };
     let output = list(&["--json", "--filter", &format!("id={}", bundle.id())])?;
     assert!(output.status.success(), "{}", err(&output));
@@ -418,5 +410,35 @@ fn a_terminal_shows_a_table_that_fits() -> Result<()> {
     let screen = terminal.wait_for("PID       WHAT")?;
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     terminal.press(&["C-c"])?;
+    terminal.ended()
+}
+
+#[test]
+fn a_live_screen_shows_a_container_and_its_end() -> Result<()> {
+    need!(Root, Runc, Busybox, Tmux);
+    let _dog = watchdog(LONG * 3);
+    let runc = Runtime::runc()?;
+    let bundle = Bundle::builder(unique_id("top")).script("sleep 1000").build()?;
+    let shown: String = bundle.id().chars().take(13).collect();
+    let mut command = program();
+    let filter = format!("id={}", bundle.id());
+    command.args(["top", "--filter", &filter, "--no-discover", "--runtime"]).arg(runc.path());
+    let terminal = Terminal::start(130, &command)?;
+    terminal.wait_for("0 running, 0 coming")?;
+    runc.create(&bundle)?;
+    let screen = terminal.wait_for("created, ")?;
+    assert!(screen.contains(&shown) && screen.contains("0 running, 1 coming"), "{screen}");
+    runc.start(bundle.id())?;
+    terminal.wait_for("1 running, 0 coming")?;
+    // It is drawn anew at another width.
+    terminal.resize(60)?;
+    let screen = wait_until("a narrow screen", LONG, || {
+        Some(terminal.screen()).filter(|screen| screen.contains("AGE") && !screen.contains("ENGINE"))
+    })?;
+    assert!(screen.contains(&shown), "{screen}");
+    terminal.resize(130)?;
+    runc.kill(bundle.id(), "KILL")?;
+    terminal.wait_for("SIGKILL")?;
+    terminal.press(&["q"])?;
     terminal.ended()
 }

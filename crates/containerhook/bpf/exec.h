@@ -43,6 +43,14 @@ struct {
 	MAP_INT(max_entries, 65536);
 } execs SEC(".maps");
 
+/* Between the twins: what the first has dealt with, by tgid. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_INT(max_entries, 256);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} dealt_with SEC(".maps");
+
 /* How often the ring was full: [0] something was not told, [1] something was not stopped. */
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
@@ -51,11 +59,14 @@ struct {
 	MAP_TYPE(value, u64);
 } untold SEC(".maps");
 
-/* Processes that may become the init of a container that is to be stopped. */
+/*
+ * Processes that may become the init of a container that is to be stopped, and those that did and were. Who guards the
+ * listener (src/guardian.rs) reads it when the listener is gone.
+ */
 struct under {
 	u64 start;
 	u32 origin; /* tgid of the runtime's process */
-	u32 mntns;  /* and its mount namespace */
+	u32 mntns;  /* and its mount namespace; 0: this one has been stopped */
 };
 
 struct {
@@ -99,7 +110,7 @@ INLINE void count(u32 which)
 		__sync_fetch_and_add(n, 1);
 }
 
-INLINE int process_exec(int direct, struct task_struct *task, struct linux_binprm *bprm)
+INLINE int process_exec(int direct, int twin, struct task_struct *task, struct linux_binprm *bprm)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct task_struct *init = 0;
@@ -119,9 +130,21 @@ INLINE int process_exec(int direct, struct task_struct *task, struct linux_binpr
 		return 0;
 	mntns = mount_namespace(direct, task);
 
+	/*
+	 * The second of the twins speaks only where the first was skipped. Without `init` there is nothing to say twice: the
+	 * first has taken `under` out.
+	 */
+	if (init && twin) {
+		if (bpf_map_delete_elem(&dealt_with, &tgid) == 0)
+			return 0;
+	} else if (init) {
+		u64 yes = 1;
+		bpf_map_update_elem(&dealt_with, &tgid, &yes, BPF_ANY);
+	}
+
 	if (under) {
 		/* The init of a new pid namespace is past all that: whatever it executes is the container's. */
-		if (under->start == START_TICKS(direct, task) && under->mntns != mntns &&
+		if (under->start == START_TICKS(direct, task) && under->mntns && under->mntns != mntns &&
 		    (init == task || !is_own_reexec(FIELD(direct, bprm, filename))))
 			stop_for = under->origin;
 	}
@@ -174,12 +197,16 @@ INLINE int process_exec(int direct, struct task_struct *task, struct linux_binpr
 
 	e->stopped_for = 0;
 	if (stop_for) {
+		/*
+		 * Once: what it executes later is the container's own business. By a new value: writing to the old one could hit
+		 * one that was released and used again meanwhile.
+		 */
+		struct under stopped = { e->start, stop_for, 0 };
+		bpf_map_update_elem(&unders, &tgid, &stopped, BPF_EXIST);
 		if (bpf_send_signal(SIGSTOP) == 0)
 			e->stopped_for = stop_for;
 		else
 			count(1);
-		/* Once: what it executes later is the container's own business. */
-		bpf_map_delete_elem(&unders, &tgid);
 	}
 	bpf_ringbuf_submit(e, 0);
 	return 0;
@@ -213,13 +240,25 @@ INLINE int process_fork(int direct, struct task_struct *parent, struct task_stru
 SEC("tp_btf/sched_process_exec")
 int exec_btf(u64 *ctx)
 {
-	return process_exec(1, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+	return process_exec(1, 0, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
 }
 
 SEC("raw_tp/sched_process_exec")
 int exec_raw(u64 *ctx)
 {
-	return process_exec(0, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+	return process_exec(0, 0, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+}
+
+SEC("tp_btf/sched_process_exec")
+int exec_btf_twin(u64 *ctx)
+{
+	return process_exec(1, 1, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+}
+
+SEC("raw_tp/sched_process_exec")
+int exec_raw_twin(u64 *ctx)
+{
+	return process_exec(0, 1, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -230,6 +269,18 @@ int fork_btf(u64 *ctx)
 
 SEC("raw_tp/sched_process_fork")
 int fork_raw(u64 *ctx)
+{
+	return process_fork(0, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
+}
+
+SEC("tp_btf/sched_process_fork")
+int fork_btf_twin(u64 *ctx)
+{
+	return process_fork(1, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
+}
+
+SEC("raw_tp/sched_process_fork")
+int fork_raw_twin(u64 *ctx)
 {
 	return process_fork(0, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
 }

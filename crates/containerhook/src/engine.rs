@@ -20,7 +20,7 @@ use crate::event::ExitStatus;
 use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
-use crate::lifecycle::{Action, HoldId, Init, Input, LifeId, Lifecycle, Rules, Token};
+use crate::lifecycle::{Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token};
 use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
@@ -29,10 +29,13 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Worker, inode_of};
+use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
+
+/// Workers at once for callers who are not the host's root.
+const WORKERS_FOR_ANYBODY: usize = 16;
 
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
@@ -43,6 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Command {
     WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
     Status { reply: SyncSender<Status> },
+    Ping { reply: SyncSender<()> },
     Close,
 }
 
@@ -86,9 +90,10 @@ pub(crate) fn start(settings: Settings, handler: Box<dyn Handler>, log: Inlet) -
     let number = bell.as_fd().as_raw_fd();
     let mailbox = Arc::new(Mailbox { sender: sender.clone(), bell });
     let replies = Arc::clone(&mailbox);
-    let dispatch = Arc::new(Dispatch::new(handler, settings.max_handlers, move |token, decision| {
-        replies.post(Message::Replied(token, decision));
-    })?);
+    let reply = move |token, decision| replies.post(Message::Replied(token, decision));
+    let deadlines = settings.deadlines.values().copied();
+    let patience = deadlines.fold(settings.deadline, Duration::max);
+    let dispatch = Arc::new(Dispatch::new(handler, settings.max_handlers, patience, reply)?);
     let (ready, started) = mpsc::sync_channel(1);
     let share = Arc::clone(&dispatch);
     let thread = thread::Builder::new()
@@ -151,10 +156,12 @@ struct Engine {
     started: u64,
     exit_backend: ExitBackend,
     lifecycle: Lifecycle,
-    workers: Pool<Job>,
+    workers: Workers,
     dispatch: Arc<Dispatch>,
     log: Inlet,
-    holds: HashMap<HoldId, PermissionEvent>,
+    holds: HashMap<HoldId, Held>,
+    /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
+    stops: HashMap<Process, LifeId>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
@@ -164,16 +171,51 @@ struct Engine {
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
+    /// Looks for existing containers whose outcome has not come yet.
+    looks: usize,
     marker: Option<Marker>,
     tells_existing: bool,
+    tells_strangers: bool,
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
 }
 
+/// Those who do what may wait.
+struct Workers {
+    trusted: Pool<Job>,
+    anybody: Pool<Job>,
+}
+
+impl Workers {
+    fn submit(&self, job: Job) {
+        match job.ward() {
+            Ward::Trusted => self.trusted.submit(job),
+            Ward::Anybody => self.anybody.submit(job),
+        };
+    }
+}
+
+/// A container, or a runtime, that waits for an answer.
+enum Held {
+    /// In its exec; dropped, it goes on.
+    Exec(PermissionEvent),
+    /// After its exec, by a signal.
+    Stopped { init: Process, runtime: Process },
+}
+
 struct Marked {
     binary: Arc<Binary>,
     mark: Mark,
+}
+
+impl Drop for Engine {
+    /// What the kernel holds for the group it frees by itself; what was stopped goes on by this, or by the guardian.
+    fn drop(&mut self) {
+        for (_, held) in std::mem::take(&mut self.holds) {
+            self.let_go(held, None);
+        }
+    }
 }
 
 impl Engine {
@@ -185,14 +227,14 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(of_fanotify)?;
+        let group = Group::builder().nonblocking(true).build().map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
         let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
         warnings.extend(said);
-        let exec_watch = if settings.exec_watch.unwrap_or(settings.discover) {
+        let exec_watch = if settings.exec_watch != Some(false) {
             ExecWatch::open(&mut loader)
                 .map_err(|refused| {
                     warnings.push(format!("containers that no mark held will not be seen: {refused}"));
@@ -216,14 +258,22 @@ impl Engine {
             .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
-        let worker = Worker { group: Arc::downgrade(&group), user_ns };
-        let post = Arc::clone(&mailbox);
-        let workers = Pool::new("ch-worker", WORKERS, move |job| {
-            if let Some(outcome) = worker.run(job) {
-                post.post(Message::Worked(outcome));
-            }
-        })
-        .map_err(|e| Error::os("cannot start a worker's thread", e))?;
+        let pool = |name, ward, most| {
+            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let post = Arc::clone(&mailbox);
+            let work = move |_, job| {
+                if let Some(outcome) = worker.run(job, ward) {
+                    post.post(Message::Worked(outcome));
+                }
+            };
+            // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
+            Pool::new(name, most, PATIENCE, work, |_| ())
+                .map_err(|e| Error::os("cannot start a worker's thread", e))
+        };
+        let workers = Workers {
+            trusted: pool("ch-worker", Ward::Trusted, WORKERS)?,
+            anybody: pool("ch-worker-any", Ward::Anybody, WORKERS_FOR_ANYBODY)?,
+        };
         let search = Search {
             host_root: settings.host_root.clone(),
             only: settings.only_runtime.clone(),
@@ -252,6 +302,7 @@ impl Engine {
             dispatch,
             log,
             holds: HashMap::new(),
+            stops: HashMap::new(),
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
@@ -259,8 +310,10 @@ impl Engine {
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
             search,
+            looks: 0,
             marker: None,
             tells_existing: settings.existing,
+            tells_strangers: settings.exec_watch.unwrap_or(settings.discover),
             warnings: Vec::new(),
             actions: Vec::new(),
             closing: false,
@@ -270,7 +323,7 @@ impl Engine {
         }
         engine.mark_at_start(settings.discover)?;
         if settings.existing {
-            engine.workers.submit(Job::Existing { search: engine.search.clone() });
+            engine.look();
         }
         Ok(engine)
     }
@@ -303,7 +356,7 @@ impl Engine {
             return Ok(());
         }
         match refused {
-            Some(error) => Err(of_fanotify(error)),
+            Some(error) => Err(of_fanotify(&error)),
             None => Err(Error::new(
                 ErrorKind::NoRuntime,
                 format!("no container runtime was found under {}", self.search.host_root.display()),
@@ -377,6 +430,18 @@ impl Engine {
             }
             let (at, time) = (Instant::now(), SystemTime::now());
             self.exits.drain(&mut ended);
+            // After the ends are read, and before they are settled: a container that was seen to run is known when its end is.
+            if let Some(exec_watch) = &mut self.exec_watch {
+                exec_watch.drain(&mut seen);
+                let missed = exec_watch.missed();
+                if missed.untold > 0 {
+                    self.apply(Input::Overflow { time });
+                    self.look();
+                }
+            }
+            for seen in seen.drain(..) {
+                self.seen(&seen, at, time);
+            }
             for Ended { process, status, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
@@ -388,17 +453,6 @@ impl Engine {
             }
             for event in events.drain(..) {
                 self.event(event, at, time);
-            }
-            if let Some(exec_watch) = &mut self.exec_watch {
-                exec_watch.drain(&mut seen);
-                let missed = exec_watch.missed();
-                if missed.untold > 0 {
-                    self.apply(Input::Overflow { time });
-                    self.workers.submit(Job::Existing { search: self.search.clone() });
-                }
-            }
-            for seen in seen.drain(..) {
-                self.seen(seen, at, time);
             }
             let now = Instant::now();
             self.give_up(now);
@@ -417,7 +471,7 @@ impl Engine {
             Event::Permission(event) => self.held(event, at, time),
             Event::Overflow => {
                 self.apply(Input::Overflow { time });
-                self.workers.submit(Job::Existing { search: self.search.clone() });
+                self.look();
             }
             Event::Passed(passed) => {
                 let line = format!("task {} was not held: no descriptor was left (ulimit -n)", passed.task());
@@ -440,7 +494,7 @@ impl Engine {
         // Answered by being dropped, wherever this returns without keeping it.
         let Ok(inode) = event.inode() else { return };
         let tid = event.task();
-        if self.lifecycle.knows(tid).is_some_and(is_there) {
+        if self.lifecycle.knows(tid).is_some_and(|process| self.exits.is_alive(process)) {
             // A runtime that executes itself again, or what it was asked to run.
             if !self.entries.contains_key(&inode) {
                 return;
@@ -452,30 +506,46 @@ impl Engine {
                 .iter()
                 .find_map(|life| self.entry_marks.get(life))
                 .map(|(_, path)| path.display().to_string());
-            Job::Entry { hold, tid, candidates: lives.clone(), executable, at, time }
+            Job::Entry { hold, tid, stopped: false, candidates: lives.clone(), executable, at, time }
         } else if let Some(marked) = self.runtimes.get(&inode) {
             Job::Command { hold, tid, binary: Arc::clone(&marked.binary), at, time }
         } else {
             return;
         };
-        self.holds.insert(hold, event);
+        self.holds.insert(hold, Held::Exec(event));
         self.reading.push_back((at + PATIENCE, hold));
         self.workers.submit(job);
     }
 
     /// The init of some pid namespace has executed a program.
-    fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+    fn seen(&mut self, seen: &Seen, at: Instant, time: SystemTime) {
+        if let Some(runtime) = seen.stopped_for {
+            let filename = seen.filename.to_string_lossy().into_owned();
+            self.stopped(seen.process, runtime, filename, at, time);
+            return;
+        }
         let ancestors: Vec<i32> = seen.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
         if self.lifecycle.tells_of(seen.init, &ancestors) {
             return;
         }
         let existing = seen.init.start_time < self.started;
-        if existing && !self.tells_existing {
+        if !self.tells_strangers || existing && !self.tells_existing {
             return;
         }
         let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
+        if self.lifecycle.is_run(seen.init, &ancestors) {
+            self.apply(Input::Ran { init: seen.init, ancestors, time });
+            return;
+        }
         let (init, search) = (seen.init, self.search.clone());
+        self.looks += usize::from(existing);
         self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
+    }
+
+    /// Looks for containers that run already.
+    fn look(&mut self) {
+        self.looks += 1;
+        self.workers.submit(Job::Existing { search: self.search.clone() });
     }
 
     /// Lets go what a worker could not read in time.
@@ -485,7 +555,8 @@ impl Engine {
                 return;
             }
             self.reading.pop_front();
-            if self.holds.remove(&hold).is_some() {
+            if let Some(held) = self.holds.remove(&hold) {
+                self.let_go(held, None);
                 self.log.log(Level::Warn, "an execution was let go: it could not be read in time");
             }
         }
@@ -505,6 +576,9 @@ impl Engine {
             }
             Message::Worked(outcome) => self.worked(outcome),
             Message::Command(Command::Close) => self.closing = true,
+            Message::Command(Command::Ping { reply }) => {
+                let _ = reply.try_send(());
+            }
             Message::Command(Command::Status { reply }) => {
                 let _ = reply.send(self.status());
             }
@@ -516,9 +590,14 @@ impl Engine {
 
     fn worked(&mut self, outcome: Outcome) {
         match outcome {
+            Outcome::NotTrusted(job) => {
+                self.workers.anybody.submit(job);
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
-                self.holds.remove(&hold);
+                if let Some(held) = self.holds.remove(&hold) {
+                    self.let_go(held, None);
+                }
                 if let Some(why) = why {
                     self.log.log(Level::Info, why);
                 }
@@ -563,6 +642,13 @@ impl Engine {
             }
             Outcome::Finished { life, outcome, entry } => {
                 self.entry_marked(life, entry);
+                let mut outcome = outcome;
+                if let Some(why) = outcome.unmarked.take() {
+                    match self.stop_at_exec(life) {
+                        Ok(()) => outcome.marked = true,
+                        Err(also) => outcome.unmarked = Some(format!("{why}; {also}")),
+                    }
+                }
                 self.apply(Input::Finished { life, outcome });
             }
             Outcome::Init { life, found, entry, time } => {
@@ -591,11 +677,12 @@ impl Engine {
             }
             Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
+                self.looks -= usize::from(untold.existing);
                 for (binary, mark) in learned {
                     if !self.runtimes.contains_key(&inode_of(&binary)) {
-                        let path = binary.host_path.display();
-                        self.log
-                            .log(Level::Warn, format!("{path} is a container runtime that nothing named"));
+                        let line =
+                            format!("{} is a container runtime that nothing named", binary.host_path.display());
+                        self.log.log(Level::Warn, line);
                     }
                     self.marked(binary, mark);
                 }
@@ -605,13 +692,16 @@ impl Engine {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
             }
             Outcome::Existing { found, strangers } => {
+                self.looks -= 1;
                 for (key, container, process) in found {
-                    self.apply(Input::Existing { key, container, process, time: SystemTime::now() });
+                    let time = SystemTime::now();
+                    self.apply(Input::Existing(Box::new(Existing { key, container, process, time })));
                 }
                 for init in strangers {
                     let (search, time) = (self.search.clone(), SystemTime::now());
                     let ancestors = proc::ancestors(init.pid);
                     if !self.lifecycle.tells_of(init, &ancestors) {
+                        self.looks += 1;
                         self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });
                     }
                 }
@@ -624,17 +714,19 @@ impl Engine {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Answer { hold, allow } => {
+                Action::Answer { hold, refusal } => {
                     // A hold that is gone was let go by `give_up`.
-                    if let Some(event) = self.holds.remove(&hold) {
-                        let answered = if allow { event.allow() } else { event.deny() };
-                        if let Err(error) = answered {
-                            self.log.log(Level::Debug, format!("answering: {error}"));
-                        }
+                    if let Some(held) = self.holds.remove(&hold) {
+                        self.let_go(held, refusal);
                     }
                 }
-                Action::Tell { token, event } => self.dispatch.tell(token, event),
-                Action::Overdue { token } => self.dispatch.overdue(token),
+                Action::Tell { life, token, event } => self.dispatch.tell(life, token, event),
+                Action::Overdue { token } => {
+                    if !self.dispatch.overdue(token) {
+                        let line = "too many handlers are late: one event will not be told to the handler";
+                        self.log.log(Level::Warn, line);
+                    }
+                }
                 Action::Finish { life, change, mark } => match self.creations.get(&life) {
                     Some(creation) if mark || change.is_some() => {
                         let config = self.lifecycle.container(life).and_then(|c| c.config.clone());
@@ -662,15 +754,80 @@ impl Engine {
                     }
                 }
                 Action::Unmark { life, by } => self.unmark(life, by),
-                Action::Release { life } => {
-                    self.creations.remove(&life);
-                }
+                Action::Release { life } => self.release(life),
                 Action::Record(record) => self.log.record(*record),
                 Action::Log(level, line) => self.log.log(level, line),
             }
         }
         // Nothing above makes new actions: what follows from one comes by the inbox.
         self.actions = actions;
+    }
+
+    /// Answers what is held.
+    fn let_go(&mut self, held: Held, refusal: Option<Refusal>) {
+        match held {
+            Held::Exec(event) => {
+                let answered = match refusal {
+                    None => event.allow(),
+                    Some(Refusal {}) => event.deny(),
+                };
+                if let Err(error) = answered {
+                    self.log.log(Level::Debug, format!("answering: {error}"));
+                }
+            }
+            Held::Stopped { init, runtime } => {
+                let signal = if refusal.is_some() { libc::SIGKILL } else { libc::SIGCONT };
+                if let Err(error) = self.exits.kill(init, signal) {
+                    self.log.log(Level::Debug, format!("continuing process {}: {error}", init.pid));
+                }
+                if let Some(exec_watch) = &mut self.exec_watch {
+                    exec_watch.release(runtime);
+                }
+            }
+        }
+    }
+
+    /// The entrypoint of what this runtime process runs could not be marked: the container is stopped after its exec.
+    fn stop_at_exec(&mut self, life: LifeId) -> Result<(), String> {
+        let runtime =
+            self.creations.get(&life).and_then(|creation| creation.runs()).ok_or("it is not run")?;
+        let exec_watch = self.exec_watch.as_mut().ok_or("BPF is refused or turned off")?;
+        exec_watch.stop_under(runtime).map_err(|error| error.to_string())?;
+        self.stops.insert(runtime, life);
+        Ok(())
+    }
+
+    /// A container's first program was stopped for us.
+    fn stopped(&mut self, init: Process, runtime: Process, filename: String, at: Instant, time: SystemTime) {
+        let held = Held::Stopped { init, runtime };
+        let Some(life) = self.stops.remove(&runtime) else {
+            self.let_go(held, None);
+            return;
+        };
+        let hold = self.lifecycle.new_id();
+        self.holds.insert(hold, held);
+        self.reading.push_back((at + PATIENCE, hold));
+        let (candidates, executable) = (vec![life], Some(filename));
+        self.workers.submit(Job::Entry {
+            hold,
+            tid: init.pid,
+            stopped: true,
+            candidates,
+            executable,
+            at,
+            time,
+        });
+    }
+
+    fn release(&mut self, life: LifeId) {
+        let Some(creation) = self.creations.remove(&life) else { return };
+        // It never came to the exec that was to be stopped.
+        if let Some(runtime) = creation.runs()
+            && self.stops.remove(&runtime).is_some()
+            && let Some(exec_watch) = &mut self.exec_watch
+        {
+            exec_watch.release(runtime);
+        }
     }
 
     fn entry_marked(&mut self, life: LifeId, entry: Option<MarkedEntry>) {
@@ -709,12 +866,14 @@ impl Engine {
             }
         }
         match by.and_then(|hold| self.holds.get(&hold)) {
-            Some(event) => {
+            Some(Held::Exec(event)) => {
                 if let Err(error) = mark.remove_by(event.file()) {
                     self.log.log(Level::Debug, format!("removing a mark: {error}"));
                 }
             }
-            None => self.workers.submit(Job::Unmark(mark)),
+            Some(Held::Stopped { .. }) | None => {
+                self.workers.submit(Job::Unmark(mark));
+            }
         }
     }
 
@@ -727,7 +886,7 @@ impl Engine {
             Err(WatchError::Gone) => return Err(no_process()),
             Err(error) => return Err(Error::new(ErrorKind::Os, error.to_string())),
         };
-        self.apply(Input::WatchTermination { id, process, ended: false, time: SystemTime::now() });
+        self.apply(Input::WatchTermination { id, process });
         Ok(())
     }
 
@@ -749,6 +908,7 @@ impl Engine {
             containers,
             creating,
             held: self.holds.len(),
+            looking: self.looks > 0,
             timed_out: self.lifecycle.timed_out,
             warnings: self.warnings.clone(),
         }
@@ -761,11 +921,6 @@ fn own_start_time() -> u64 {
     let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
     // USER_HZ is 100 wherever there are containers.
     (seconds * 100.0) as u64
-}
-
-/// Has the pid not been used again? Without BPF an end may be told after its pid is free.
-fn is_there(process: Process) -> bool {
-    proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
 }
 
 fn sources(binary: &Binary) -> String {
@@ -784,7 +939,7 @@ fn sources(binary: &Binary) -> String {
     words.join(", ")
 }
 
-fn of_fanotify(error: fanotify::Error) -> Error {
+fn of_fanotify(error: &fanotify::Error) -> Error {
     let kind = match error.raw_os_error() {
         Some(libc::EPERM) => ErrorKind::Permission,
         Some(libc::ENOSYS | libc::EINVAL) => ErrorKind::Unsupported,

@@ -18,6 +18,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// The notifier has been closed, or its engine has ended.
     Closed,
+    /// The engine does not answer.
+    Stuck,
     /// The operating system refused an operation.
     Os,
 }

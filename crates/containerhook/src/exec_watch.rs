@@ -9,15 +9,14 @@
 //!
 //! # Known problems
 //!
-//! A stop outlives its listener: whoever supervises the listener must continue what was stopped. A container's processes are
-//! not stopped where their executable's name is one of a runtime's re-execution *and* they share their pid namespace with the
-//! runtime.
+//! A container's processes are not stopped where their executable's name is one of a runtime's re-execution *and* they
+//! share their pid namespace with the runtime. A stop outlives its listener, and the listener's [`Guardian`] ends it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -26,8 +25,9 @@ use std::time::Instant;
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
 
-use crate::bpf::{Attached, Clock, Loader, Program, Refused};
+use crate::bpf::{Attached, Clock, Loader, Refused, Twins};
 use crate::exit::Process;
+use crate::guardian::Guardian;
 
 const ANCESTORS: usize = 6;
 
@@ -45,6 +45,10 @@ unsafe impl Pod for Under {}
 
 /// An exec of a container's init.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the record as the program writes it; the engine needs a part of it")
+)]
 pub(crate) struct Seen {
     /// Who executes.
     pub(crate) process: Process,
@@ -103,20 +107,28 @@ pub(crate) enum StopError {
     /// The table is full.
     #[error("stop under a process: {0}")]
     Map(#[from] aya::maps::MapError),
+    /// Nobody would let it go on if this process died.
+    #[error("start the guardian of what is stopped: {0}")]
+    Guardian(#[source] io::Error),
 }
 
-/// The attached program. Has one owner, on the engine's side.
+/// The attached programs. Has one owner, on the engine's side.
 pub(crate) struct ExecWatch {
-    _attached: Attached,
+    program: Twins,
+    _attached: [Attached; 2],
     ring: RingBuf<MapData>,
     untold: Array<MapData, u64>,
     missed: Missed,
     unders: BpfMap<MapData, u32, Under>,
     /// Refused where stops cannot be had.
-    fork: Result<Program, Refused>,
-    fork_attached: Option<Attached>,
+    fork: Result<Twins, Refused>,
+    fork_attached: Option<[Attached; 2]>,
     /// The runtime's processes under which something is to be stopped, by tgid.
     origins: HashMap<u32, Process>,
+    /// For the guardian.
+    stops: OwnedFd,
+    /// Only once there is something to stop.
+    guardian: Option<Guardian>,
     proc: PathBuf,
     clock: Clock,
 }
@@ -129,18 +141,21 @@ impl ExecWatch {
 
     /// The same where pids are those of another `/proc`, the host's.
     pub(crate) fn open_for(bpf: &mut Loader, proc: &Path) -> Result<ExecWatch, Refused> {
-        let program = bpf.program(c"sched_process_exec", "exec_btf", "exec_raw")?;
+        let program = bpf.twins(c"sched_process_exec", "exec")?;
         Ok(ExecWatch {
             ring: bpf.ring("execs")?,
             untold: bpf.array("untold")?,
             missed: Missed::default(),
+            stops: bpf.descriptor("unders")?,
+            guardian: None,
             unders: bpf.hash("unders")?,
-            fork: bpf.program(c"sched_process_fork", "fork_btf", "fork_raw"),
+            fork: bpf.twins(c"sched_process_fork", "fork"),
             fork_attached: None,
             origins: HashMap::new(),
             proc: proc.to_owned(),
             clock: Clock::new(),
             _attached: program.attach()?,
+            program,
         })
     }
 
@@ -163,19 +178,24 @@ impl ExecWatch {
             unstopped: self.untold.get(&1, 0).unwrap_or(self.missed.unstopped),
         };
         let before = std::mem::replace(&mut self.missed, now);
+        let skipped = u64::from(self.program.both_missed());
         Missed {
-            untold: now.untold.wrapping_sub(before.untold),
+            untold: now.untold.wrapping_sub(before.untold) + skipped,
             unstopped: now.unstopped.wrapping_sub(before.unstopped),
         }
     }
 
     /// The container that this runtime process makes is to be stopped at the exec of its entrypoint, once. Call it before the
-    /// process forks, best while its own exec is held. Follow with [`release`](Self::release).
+    /// process forks, best while its own exec is held. Follow with [`release`](Self::release) *after* the container was told
+    /// to go on: until then its guardian does so if this process dies.
     pub(crate) fn stop_under(&mut self, runtime: Process) -> Result<(), StopError> {
         let namespace = self.proc.join(runtime.pid.to_string()).join("ns/mnt");
         let mount_namespace = fs::metadata(namespace)
             .map_err(|source| StopError::Process { pid: runtime.pid, source })?
             .ino() as u32;
+        if !self.guardian.as_ref().is_some_and(Guardian::is_alive) {
+            self.guardian = Some(Guardian::start(self.stops.as_fd()).map_err(StopError::Guardian)?);
+        }
         if self.fork_attached.is_none() {
             // Only now: it costs every fork of the host a look-up.
             self.fork_attached = Some(self.fork.as_ref().map_err(Clone::clone)?.attach()?);
@@ -190,7 +210,12 @@ impl ExecWatch {
         Ok(())
     }
 
-    /// Nothing more is stopped under this process. What is stopped already stays so.
+    #[cfg(test)]
+    pub(crate) fn guardian(&self) -> Option<&Guardian> {
+        self.guardian.as_ref()
+    }
+
+    /// Nothing more is stopped under this process. What is stopped already stays so, and is nobody's business from now on.
     pub(crate) fn release(&mut self, runtime: Process) {
         let origin = runtime.pid as u32;
         if self.origins.get(&origin) != Some(&runtime) {
@@ -286,4 +311,4 @@ impl Fields for &[u8] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,6 +12,8 @@ use crate::event::{ContainerEvent, EventKind, Record};
 use crate::events::Events;
 use crate::handler::{Handler, RecordFn};
 use crate::outlet::Outlet;
+use crate::runtime::Search;
+use crate::watchdog::{Heartbeat, Watchdog};
 
 /// The longest deadline that can be set: engines give up later than this (Podman at 240 s, the kubelet at 120 s to
 /// 240 s), and nothing may hold a container for ever.
@@ -48,6 +50,9 @@ pub enum ExitBackend {
     Pidfd,
 }
 
+/// The shortest limit of a watchdog: an engine is late by more than this now and then where the processors are busy.
+const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
+
 pub(crate) struct Settings {
     pub(crate) host_root: PathBuf,
     pub(crate) only_runtime: Option<PathBuf>,
@@ -83,15 +88,16 @@ pub(crate) struct Settings {
 pub struct Builder {
     settings: Settings,
     on_record: Option<RecordFn>,
+    watchdog: Option<Duration>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let search = Search::from_env();
         Builder {
             settings: Settings {
-                host_root: path("HOST_ROOT").unwrap_or_else(|| PathBuf::from("/")),
-                only_runtime: path("RUNTIME_PATH"),
+                host_root: search.host_root,
+                only_runtime: search.only,
                 runtimes: Vec::new(),
                 discover: true,
                 told: EventKind::ALL.to_vec(),
@@ -104,6 +110,7 @@ impl Default for Builder {
                 exec_watch: None,
             },
             on_record: None,
+            watchdog: None,
         }
     }
 }
@@ -173,9 +180,10 @@ impl Builder {
         self
     }
 
-    /// Whether containers that no mark held are told all the same, by a BPF program on the scheduler's exec tracepoint
-    /// that speaks when the init of a pid namespace below the host's executes a program. The default is what
-    /// [`discover`](Self::discover) says; where BPF is refused it is a warning in [`Status::warnings`].
+    /// Whether a BPF program on the scheduler's exec tracepoint, which speaks when the init of a pid namespace below the
+    /// host's executes a program, is used: to tell containers that no mark held, and to stop those whose entrypoint cannot
+    /// be marked. By default it is used, and where BPF is refused it is a warning in [`Status::warnings`]; containers that
+    /// no mark held are told where [`discover`](Self::discover) is on.
     pub fn exec_watch(mut self, yes: bool) -> Self {
         self.settings.exec_watch = Some(yes);
         self
@@ -188,13 +196,31 @@ impl Builder {
         self
     }
 
+    /// Ends this process, by SIGKILL, when the engine has not come round for this long: with it ends whatever is held, and
+    /// the host goes on. 2 s is a good limit, 100 ms the least. The default is none.
+    ///
+    /// It guards against an engine that is stuck, whatever the reason. Handlers have no part in it: they have their
+    /// [`deadline`](Self::deadline). It costs the engine four turns in each `limit`.
+    ///
+    /// # Known problems
+    ///
+    /// A thread cannot guard its own process against what stops all of its threads: SIGSTOP, a debugger, a frozen cgroup, a
+    /// host that swaps. Only another process can: start the listener as a child, let it write to a pipe after each
+    /// [`Heartbeat::beat`], and kill it when `waitid` (with `WSTOPPED`) says that it was stopped or when nothing has come for too
+    /// long. The command-line tool's supervisor is made so; under systemd `WatchdogSec=` with `WatchdogSignal=SIGKILL` does the same.
+    pub fn watchdog(mut self, limit: Duration) -> Self {
+        self.watchdog = Some(limit);
+        self
+    }
+
     /// Starts to listen. When this returns every runtime found is marked: no container created from now on is missed.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Permission`] without `CAP_SYS_ADMIN`, [`ErrorKind::Unsupported`] on a kernel without
     /// `CONFIG_FANOTIFY_ACCESS_PERMISSIONS`, [`ErrorKind::NoRuntime`] where there is no runtime to mark,
-    /// [`ErrorKind::InvalidInput`] for a deadline above [`MAX_DEADLINE`] or of zero.
+    /// [`ErrorKind::InvalidInput`] for a deadline above [`MAX_DEADLINE`] or of zero, and for a [`watchdog`](Self::watchdog)
+    /// below 100 ms.
     pub fn start(self, handler: impl Handler) -> Result<ContainerNotifier, Error> {
         ContainerNotifier::start(self, Box::new(handler))
     }
@@ -220,6 +246,10 @@ impl Builder {
                     ),
                 ));
             }
+        }
+        if self.watchdog.is_some_and(|limit| limit < SHORTEST_WATCHDOG) {
+            let words = format!("a watchdog's limit must be at least {SHORTEST_WATCHDOG:?}");
+            return Err(Error::new(ErrorKind::InvalidInput, words));
         }
         if *max_handlers == 0 {
             return Err(Error::new(ErrorKind::InvalidInput, "at least one handler must be able to run"));
@@ -254,6 +284,8 @@ pub struct Status {
     pub creating: usize,
     /// How many executions are held at this moment.
     pub held: usize,
+    /// Whether containers that run already are being looked for at this moment ([`Builder::existing`]).
+    pub looking: bool,
     /// How many held events were answered because their deadline passed.
     pub timed_out: u64,
     /// What went less well than it could, such as a capability that is missing.
@@ -267,6 +299,7 @@ pub struct Status {
 pub struct ContainerNotifier {
     engine: engine::Handle,
     outlet: Option<Outlet>,
+    watchdog: Option<Watchdog>,
 }
 
 impl std::fmt::Debug for ContainerNotifier {
@@ -303,13 +336,18 @@ impl ContainerNotifier {
     fn start(builder: Builder, handler: Box<dyn Handler>) -> Result<Self, Error> {
         builder.check()?;
         let outlet = Outlet::start(builder.on_record)?;
-        match engine::start(builder.settings, handler, outlet.inlet()) {
-            Ok(engine) => Ok(ContainerNotifier { engine, outlet: Some(outlet) }),
+        let engine = match engine::start(builder.settings, handler, outlet.inlet()) {
+            Ok(engine) => engine,
             Err(error) => {
                 outlet.finish();
-                Err(error)
+                return Err(error);
             }
+        };
+        let mut notifier = ContainerNotifier { engine, outlet: Some(outlet), watchdog: None };
+        if let Some(limit) = builder.watchdog {
+            notifier.watchdog = Some(Watchdog::start(notifier.heartbeat(), limit)?);
         }
+        Ok(notifier)
     }
 
     /// Watches a container that was found by others for its end: its init's pid, and the id it is to be told by.
@@ -336,6 +374,11 @@ impl ContainerNotifier {
         answer.recv().map_err(|_| closed())
     }
 
+    /// Asks, as often as you like and from any thread, whether the engine still turns: for a watchdog of your own.
+    pub fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::of(&self.engine.mailbox)
+    }
+
     /// Stops listening. Whatever is held goes on; marks and programs are removed; records that are complete are
     /// delivered before this returns. Handlers that still run are not waited for.
     #[doc(alias = "Close")]
@@ -345,9 +388,13 @@ impl ContainerNotifier {
 
     fn shut_down(&mut self) {
         let Some(engine) = self.engine.thread.take() else { return };
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.closing();
+        }
         self.engine.mailbox.send(Command::Close);
         // A handler may own the last handle to its notifier: a thread cannot join itself, nor one that waits for it.
         let _ = engine.join();
+        self.watchdog = None;
         if let Some(outlet) = self.outlet.take() {
             outlet.finish();
         }

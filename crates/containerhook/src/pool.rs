@@ -1,5 +1,9 @@
 //! An elastic pool of threads: as many as there is work for, up to a bound, and back to one when it is quiet.
 //!
+//! A job that takes longer than the pool's patience, or is [given up](Pool::give_up) while it runs, is *stuck*: it
+//! is not counted towards the bound any more, and another may run in its place. So a job that never ends costs a thread,
+//! and nobody's turn.
+//!
 //! One thread more than the bound waits: a thread must be there to take a job when another is found to be stuck, for
 //! whoever finds it may not start one.
 //!
@@ -7,17 +11,37 @@
 //! for another process's memory, and *handlers*, which run the user's code. A new thread is started by a thread of the
 //! same pool (the first by the pool's maker), and so shares its descriptor table: see `private_table.rs`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a thread that is not the last idle one waits for work before it ends.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Jobs that are stuck are not counted towards a pool's bound, up to this many in all.
+/// Stuck jobs are not counted towards a pool's bound, up to this many jobs in all.
 const MOST_JOBS: usize = 1024;
+
+/// Jobs that nobody waits for and that no thread has taken; more than these are dropped.
+const MOST_LATE: usize = 4096;
+
+/// A job's number.
+pub(crate) type JobNo = u64;
+
+/// Where a job was when it was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It waits for a thread, and will run.
+    Waits,
+    /// It waited for a thread, as too many others do that were given up: it will not run.
+    Dropped,
+    /// It runs, and is stuck.
+    Stuck,
+    /// It has run, or was known to be stuck.
+    Gone,
+}
 
 pub(crate) struct Pool<J> {
     shared: Arc<Shared<J>>,
@@ -26,36 +50,57 @@ pub(crate) struct Pool<J> {
 struct Shared<J> {
     name: &'static str,
     bound: usize,
-    run: Box<dyn Fn(J) + Send + Sync>,
+    patience: Duration,
+    run: Box<dyn Fn(JobNo, J) + Send + Sync>,
+    /// Is told which job is stuck by the pool's patience.
+    stuck: Box<dyn Fn(JobNo) + Send + Sync>,
     state: Mutex<State<J>>,
     work: Condvar,
 }
 
 struct State<J> {
-    jobs: VecDeque<J>,
+    jobs: VecDeque<(JobNo, J)>,
+    last: JobNo,
+    /// Those of the jobs that were given up.
+    late: HashSet<JobNo>,
     idle: usize,
-    running: usize,
+    /// Jobs at which a thread is and that are not stuck, with when they began.
+    running: BTreeMap<JobNo, Instant>,
+    /// How many threads are at jobs that are stuck.
     stuck: usize,
     closed: bool,
 }
 
-impl<J> Shared<J> {
-    fn room(&self, state: &State<J>) -> bool {
-        state.running < (self.bound + state.stuck).min(MOST_JOBS)
+impl<J> State<J> {
+    fn room(&self, bound: usize) -> bool {
+        self.running.len() < bound && self.running.len() + self.stuck < MOST_JOBS
     }
 }
 
 impl<J: Send + 'static> Pool<J> {
+    /// At most `bound` jobs run at once, not counting those that have run for longer than `patience`.
     pub(crate) fn new(
         name: &'static str,
         bound: usize,
-        run: impl Fn(J) + Send + Sync + 'static,
+        patience: Duration,
+        run: impl Fn(JobNo, J) + Send + Sync + 'static,
+        stuck: impl Fn(JobNo) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let state = State { jobs: VecDeque::new(), idle: 0, running: 0, stuck: 0, closed: false };
+        let state = State {
+            jobs: VecDeque::new(),
+            last: 0,
+            late: HashSet::new(),
+            idle: 0,
+            running: BTreeMap::new(),
+            stuck: 0,
+            closed: false,
+        };
         let shared = Arc::new(Shared {
             name,
             bound: bound.max(1),
+            patience,
             run: Box::new(run),
+            stuck: Box::new(stuck),
             state: Mutex::new(state),
             work: Condvar::new(),
         });
@@ -64,25 +109,38 @@ impl<J: Send + 'static> Pool<J> {
     }
 
     /// Puts a job at the queue's end. It never waits.
-    pub(crate) fn submit(&self, job: J) {
+    pub(crate) fn submit(&self, job: J) -> JobNo {
         let mut state = self.shared.lock();
-        state.jobs.push_back(job);
+        state.last += 1;
+        let no = state.last;
+        state.jobs.push_back((no, job));
         drop(state);
         self.shared.work.notify_one();
+        no
     }
 
-    /// One job more is known to be stuck: another may run in its place.
-    pub(crate) fn stuck(&self) {
+    /// Nobody waits for this job any more. One that still waits for a thread keeps its place, and `late` is done to it.
+    pub(crate) fn give_up(&self, no: JobNo, late: impl FnOnce(&mut J)) -> Fate {
         let mut state = self.shared.lock();
-        state.stuck += 1;
-        drop(state);
-        self.shared.work.notify_one();
-    }
-
-    /// A job that was said to be stuck has ended after all.
-    pub(crate) fn unstuck(&self) {
-        let mut state = self.shared.lock();
-        state.stuck = state.stuck.saturating_sub(1);
+        if state.running.remove(&no).is_some() {
+            state.stuck += 1;
+            drop(state);
+            self.shared.work.notify_one();
+            return Fate::Stuck;
+        }
+        // Numbers in the queue grow.
+        let Ok(at) = state.jobs.binary_search_by_key(&no, |(no, _)| *no) else { return Fate::Gone };
+        if state.late.len() >= MOST_LATE {
+            let dropped = state.jobs.remove(at);
+            drop(state);
+            drop(dropped);
+            return Fate::Dropped;
+        }
+        state.late.insert(no);
+        if let Some((_, job)) = state.jobs.get_mut(at) {
+            late(job);
+        }
+        Fate::Waits
     }
 }
 
@@ -100,7 +158,7 @@ impl<J> Drop for Pool<J> {
 
 impl<J> Shared<J> {
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        // Nothing that can panic runs under the lock.
+        // Nothing that can panic runs under the lock but what `give_up` does to a job, which cannot leave it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,40 +171,75 @@ impl<J: Send + 'static> Shared<J> {
 
     fn work(shared: &Arc<Self>) {
         let mut state = shared.lock();
+        let mut idle_since = None;
         loop {
-            if !state.closed
-                && shared.room(&state)
-                && let Some(job) = state.jobs.pop_front()
-            {
-                state.running += 1;
-                // Before this thread is away at its job, see that another waits.
-                let alone = state.idle == 0;
-                drop(state);
-                if alone {
-                    // Where the limit of threads is reached, the next job waits for one of those that are there.
-                    let _ = Self::spawn(shared);
-                }
-                (shared.run)(job);
-                state = shared.lock();
-                state.running -= 1;
-                continue;
-            }
             if state.closed {
                 return;
             }
-            let last = state.idle == 0;
-            state.idle += 1;
-            if last {
-                state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.idle -= 1;
-            } else {
-                let (guard, waited) =
-                    shared.work.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner);
-                state = guard;
-                state.idle -= 1;
-                if waited.timed_out() && state.idle > 0 && state.jobs.is_empty() {
-                    return;
+            if state.room(shared.bound)
+                && let Some((no, job)) = state.jobs.pop_front()
+            {
+                state.late.remove(&no);
+                state.running.insert(no, Instant::now());
+                // Before this thread is away at its job, see that another waits.
+                let alone = state.idle == 0;
+                drop(state);
+                idle_since = None;
+                if alone {
+                    // Where the limit of threads is reached, the next job waits for one of those that are there.
+                    let _ = Self::spawn(shared);
+                } else {
+                    // One of those that wait must know when this job has taken too long.
+                    shared.work.notify_one();
                 }
+                // A job that panics costs itself, not the thread and its place.
+                let _ = catch_unwind(AssertUnwindSafe(|| (shared.run)(no, job)));
+                state = shared.lock();
+                if state.running.remove(&no).is_none() {
+                    state.stuck -= 1;
+                }
+                continue;
+            }
+            let now = Instant::now();
+            let mut next = None;
+            let mut stuck = Vec::new();
+            for (no, since) in &state.running {
+                let until = *since + shared.patience;
+                if until <= now {
+                    stuck.push(*no);
+                } else {
+                    next = Some(next.map_or(until, |next: Instant| next.min(until)));
+                }
+            }
+            if !stuck.is_empty() {
+                for no in &stuck {
+                    state.running.remove(no);
+                    state.stuck += 1;
+                }
+                drop(state);
+                for no in stuck {
+                    (shared.stuck)(no);
+                }
+                state = shared.lock();
+                continue;
+            }
+            let last = state.idle == 0;
+            let wait = match (next.map(|next| next.saturating_duration_since(now)), last) {
+                (Some(next), false) => Some(next.min(LINGER)),
+                (next, true) => next,
+                (None, false) => Some(LINGER),
+            };
+            state.idle += 1;
+            let since = *idle_since.get_or_insert(now);
+            state = match wait {
+                None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
+            };
+            state.idle -= 1;
+            if !last && state.idle > 0 && state.jobs.is_empty() && since.elapsed() >= LINGER {
+                // The one that stays may have slept since before the jobs that run began.
+                shared.work.notify_one();
+                return;
             }
         }
     }
@@ -154,42 +247,149 @@ impl<J: Send + 'static> Shared<J> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::mpsc::{self, Receiver, Sender};
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(10);
+    const SHORT: Duration = Duration::from_millis(100);
+
+    /// A pool whose jobs say that they have begun, and end when they are let.
+    struct Rig {
+        pool: Pool<u32>,
+        begun: Receiver<u32>,
+        end: Sender<()>,
+        stuck: Receiver<JobNo>,
+    }
+
+    fn rig(bound: usize, patience: Duration) -> Rig {
+        let (at, begun) = mpsc::channel();
+        let (end, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let (tell, stuck) = mpsc::channel();
+        let pool = Pool::new(
+            "test",
+            bound,
+            patience,
+            move |_, n: u32| {
+                at.send(n).unwrap();
+                let _ = gate.lock().unwrap().recv();
+            },
+            move |no| tell.send(no).unwrap(),
+        )
+        .unwrap();
+        Rig { pool, begun, end, stuck }
+    }
+
+    impl Rig {
+        fn begun(&self, count: usize) -> Vec<u32> {
+            let mut begun: Vec<u32> = (0..count).map(|_| self.begun.recv_timeout(LONG).unwrap()).collect();
+            begun.sort_unstable();
+            begun
+        }
+
+        fn none_begins(&self) {
+            assert!(self.begun.recv_timeout(SHORT).is_err(), "a job ran past the bound");
+        }
+    }
+
     #[test]
     fn jobs_run_beside_each_other_up_to_the_bound() {
-        let (at, arrived) = mpsc::channel();
-        let (open, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let pool = Pool::new("test", 3, move |n: u32| {
-            at.send(n).unwrap();
-            let _ = gate.lock().unwrap().recv();
-        })
-        .unwrap();
+        let rig = rig(3, LONG);
         for n in 0..5 {
-            pool.submit(n);
+            rig.pool.submit(n);
         }
-        let first: Vec<u32> =
-            (0..3).map(|_| arrived.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
-        assert_eq!(first.len(), 3);
-        assert!(
-            arrived.recv_timeout(Duration::from_millis(100)).is_err(),
-            "a fourth job ran past the bound of three"
-        );
-        // A thread that is stuck makes room for another.
-        pool.stuck();
-        assert!(arrived.recv_timeout(Duration::from_secs(10)).is_ok());
-        for _ in 0..5 {
-            open.send(()).unwrap();
+        assert_eq!(rig.begun(3), [0, 1, 2]);
+        rig.none_begins();
+        rig.end.send(()).unwrap();
+        assert_eq!(rig.begun(1), [3]);
+        for _ in 0..4 {
+            rig.end.send(()).unwrap();
         }
-        assert!(arrived.recv_timeout(Duration::from_secs(10)).is_ok());
+        assert_eq!(rig.begun(1), [4]);
+    }
+
+    #[test]
+    fn a_stuck_job_makes_room_for_one_and_takes_none_when_it_ends() {
+        let rig = rig(1, LONG);
+        let first = rig.pool.submit(0);
+        for n in 1..4 {
+            rig.pool.submit(n);
+        }
+        assert_eq!(rig.begun(1), [0]);
+        assert_eq!(rig.pool.give_up(first, |_| panic!("it does not wait")), Fate::Stuck);
+        assert_eq!(rig.pool.give_up(first, |_| panic!("it does not wait")), Fate::Gone);
+        assert_eq!(rig.begun(1), [1]);
+        rig.none_begins();
+        // Both end: two threads are free now, and one job may run.
+        rig.end.send(()).unwrap();
+        rig.end.send(()).unwrap();
+        assert_eq!(rig.begun(1), [2]);
+        rig.none_begins();
+        rig.end.send(()).unwrap();
+        assert_eq!(rig.begun(1), [3]);
+    }
+
+    #[test]
+    fn a_job_that_outlasts_the_patience_is_stuck_though_nobody_says_so() {
+        let rig = rig(1, SHORT);
+        let first = rig.pool.submit(7);
+        rig.pool.submit(8);
+        assert_eq!(rig.begun(1), [7]);
+        assert_eq!(rig.begun(1), [8]);
+        assert_eq!(rig.stuck.recv_timeout(LONG).unwrap(), first);
+        assert_eq!(rig.pool.give_up(first, |_| ()), Fate::Gone);
+    }
+
+    #[test]
+    fn a_job_that_is_given_up_before_it_began_keeps_its_place() {
+        let rig = rig(1, LONG);
+        rig.pool.submit(0);
+        let second = rig.pool.submit(1);
+        rig.pool.submit(2);
+        assert_eq!(rig.begun(1), [0]);
+        assert_eq!(rig.pool.give_up(second, |n| *n = 10), Fate::Waits);
+        rig.end.send(()).unwrap();
+        assert_eq!(rig.begun(1), [10]);
+        rig.none_begins();
+        rig.end.send(()).unwrap();
+        assert_eq!(rig.begun(1), [2]);
+    }
+
+    #[test]
+    fn jobs_that_nobody_waits_for_do_not_fill_the_memory() {
+        let rig = rig(1, LONG);
+        rig.pool.submit(0);
+        assert_eq!(rig.begun(1), [0]);
+        let late: Vec<JobNo> = (0..MOST_LATE as u32 + 2).map(|n| rig.pool.submit(n)).collect();
+        let fates: Vec<Fate> = late.iter().map(|no| rig.pool.give_up(*no, |_| ())).collect();
+        assert_eq!(fates.iter().filter(|fate| **fate == Fate::Waits).count(), MOST_LATE);
+        assert_eq!(fates.iter().filter(|fate| **fate == Fate::Dropped).count(), 2);
+    }
+
+    #[test]
+    fn a_job_that_panics_costs_no_thread() {
+        let (at, ran) = mpsc::channel();
+        let pool = Pool::new(
+            "test",
+            1,
+            LONG,
+            move |_, n: u32| {
+                at.send(n).unwrap();
+                assert_ne!(n, 0, "on purpose");
+            },
+            |_| (),
+        )
+        .unwrap();
+        pool.submit(0);
+        pool.submit(1);
+        assert_eq!(ran.recv_timeout(LONG), Ok(0));
+        assert_eq!(ran.recv_timeout(LONG), Ok(1));
     }
 
     #[test]
     fn a_pool_that_is_dropped_drops_the_jobs_that_wait() {
-        struct Told(mpsc::Sender<()>);
+        struct Told(Sender<()>);
         impl Drop for Told {
             fn drop(&mut self) {
                 let _ = self.0.send(());
@@ -198,15 +398,15 @@ mod tests {
         let (dropped, drops) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
-        let pool = Pool::new("test", 1, move |_: Told| {
+        let run = move |_, _: Told| {
             let _ = gate.lock().unwrap().recv();
-        })
-        .unwrap();
+        };
+        let pool = Pool::new("test", 1, LONG, run, |_| ()).unwrap();
         pool.submit(Told(dropped.clone()));
         pool.submit(Told(dropped));
         drop(pool);
-        assert!(drops.recv_timeout(Duration::from_secs(10)).is_ok());
+        assert!(drops.recv_timeout(LONG).is_ok());
         drop(open);
-        assert!(drops.recv_timeout(Duration::from_secs(10)).is_ok());
+        assert!(drops.recv_timeout(LONG).is_ok());
     }
 }

@@ -18,7 +18,7 @@ use crate::capture::{self, CaptureError, ExecRecord};
 use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
-use crate::event::{Container, EventKind, ExecProcess, Runtime};
+use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::{self, Changes};
@@ -40,6 +40,8 @@ pub(crate) enum Job {
     Entry {
         hold: HoldId,
         tid: i32,
+        /// It was stopped after its exec, not held in it.
+        stopped: bool,
         candidates: Vec<LifeId>,
         executable: Option<String>,
         at: Instant,
@@ -64,6 +66,8 @@ pub(crate) enum Job {
 }
 
 pub(crate) enum Outcome {
+    /// It is for the pool that serves anybody.
+    NotTrusted(Job),
     /// It is nothing to hold or tell.
     Passed {
         hold: HoldId,
@@ -129,6 +133,12 @@ pub(crate) struct Creation {
 }
 
 impl Creation {
+    /// The runtime's process, where it starts the container too.
+    pub(crate) fn runs(&self) -> Option<Process> {
+        let process = Process { pid: self.task.tgid, start_time: self.task.start_time };
+        matches!(self.invocation.verb, Verb::Run | Verb::Restore).then_some(process)
+    }
+
     fn open_bundle(&self) -> bundle::Opened {
         let Invocation { bundle, config_file, .. } = &self.invocation;
         bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
@@ -153,9 +163,41 @@ pub(crate) struct Worker {
     pub(crate) user_ns: u64,
 }
 
+/// Which of the pools of workers a job runs in.
+///
+/// Whoever is not the host's root can make its own memory and files answer never (userfaultfd, FUSE): what is to be read
+/// of such callers has workers of its own, so that it keeps nobody else waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ward {
+    Trusted,
+    Anybody,
+}
+
+impl Job {
+    /// The pool for a job of which it is known already.
+    pub(crate) fn ward(&self) -> Ward {
+        match self {
+            Job::Finish { creation, .. } | Job::FindInit { creation, .. } if !creation.trusted => {
+                Ward::Anybody
+            }
+            _ => Ward::Trusted,
+        }
+    }
+}
+
 impl Worker {
-    pub(crate) fn run(&self, job: Job) -> Option<Outcome> {
+    /// Is this to be done by the other pool? Only what the kernel itself answers is looked at to know.
+    fn is_others(&self, tid: i32, ward: Ward) -> bool {
+        ward == Ward::Trusted && proc::task_facts(tid).is_ok_and(|task| !self.trusts(&task))
+    }
+
+    pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
         match job {
+            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. }
+                if self.is_others(tid, ward) =>
+            {
+                Some(Outcome::NotTrusted(job))
+            }
             Job::Command { hold, tid, binary, at, time } => {
                 Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
             }
@@ -163,8 +205,8 @@ impl Worker {
                 let record = capture::passed(tid, Some(inode_of(&binary)));
                 Some(self.command(life, tid, record, &binary, at, time))
             }
-            Job::Entry { hold, tid, candidates, executable, at, time } => {
-                Some(entry(hold, tid, candidates, executable, at, time))
+            Job::Entry { hold, tid, stopped, candidates, executable, at, time } => {
+                Some(entry(hold, tid, stopped, candidates, executable, at, time))
             }
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))
@@ -299,13 +341,13 @@ impl Worker {
             describe(&mut container, parent, Some(&made.caller()));
             let nested = || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), made.task.tgid);
             let through = || {
-                let inside = theirs.as_ref()?.strip_prefix("/").ok()?;
+                let inside = theirs.as_ref().filter(|_| made.bundle.is_some())?.strip_prefix("/").ok()?;
                 // The shim or conmon outlives the runtime.
                 let lasting = proc::namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
                 let pid = if lasting { parent } else { made.task.tgid };
                 Some(Path::new("/proc").join(pid.to_string()).join("root").join(inside))
             };
-            container.bundle = opened.host_path.or_else(nested).or_else(through);
+            container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
             creation = Some(Arc::new(made));
         }
         let command = lifecycle::Command {
@@ -611,6 +653,7 @@ fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>)
     if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
         state.complete(&mut said);
     }
+    container.cgroup = config.as_ref().and_then(|config| metadata::cgroup_path(config.outline()));
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;
@@ -620,6 +663,7 @@ fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>)
 fn entry(
     hold: HoldId,
     tid: i32,
+    stopped: bool,
     candidates: Vec<LifeId>,
     executable: Option<String>,
     at: Instant,
@@ -629,7 +673,8 @@ fn entry(
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
-    let args = capture::arguments(tid).unwrap_or_default();
+    let before = if stopped { Vec::new() } else { capture::command_line(tid).unwrap_or_default() };
+    let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
     let ancestors = proc::ancestors(task.tgid);
@@ -638,6 +683,8 @@ fn entry(
         at,
         time,
         process,
+        own_pid: task.own_pid,
+        before,
         ancestors,
         candidates,
         args,
@@ -701,6 +748,43 @@ fn pid_by_state(creation: &Creation) -> Result<i32, String> {
         }
     }
     Err(first_error.unwrap_or_else(|| "where this runtime keeps its state is not known".to_owned()))
+}
+
+/// The containers that run at this moment, without a listener.
+///
+/// They are found as [`Builder::existing`](crate::Builder::existing) finds them: by the state that runtimes and shims
+/// leave, and by `/proc`; no engine is asked. Each is a [`Created`](EventKind::Created) record with
+/// [`existing`](crate::ContainerEvent::existing) set, oldest first, numbered from 1. It takes no privilege but to read
+/// what it looks at: what it may not read it does not find.
+#[must_use]
+pub fn existing(host_root: &Path) -> Vec<Record> {
+    let search = Search { host_root: host_root.to_owned(), ..Search::default() };
+    let known = runtime::existing::existing(&search);
+    let strangers = runtime::existing::strangers(&search, &known);
+    let mut found: Vec<(Process, Container)> = known
+        .into_iter()
+        .filter_map(|found| existing_container(&search, found))
+        .map(|(_, container, process)| (process, container))
+        .collect();
+    let user_ns = proc::namespace(std::process::id().cast_signed(), "user").unwrap_or_default();
+    let worker = Worker { group: Weak::new(), user_ns };
+    for (pid, start_time) in strangers {
+        let Ok(pid) = i32::try_from(pid) else { continue };
+        let init = Process { pid, start_time };
+        let ancestors = proc::ancestors(pid);
+        if let Outcome::Untold { untold, .. } =
+            worker.stranger(init, ancestors, &search, true, SystemTime::now())
+        {
+            found.push((untold.init, untold.container));
+        }
+    }
+    found.sort_by_key(|(process, _)| (process.start_time, process.pid));
+    let number = |(at, (_, container)): (usize, (Process, Container))| Record {
+        seq: at as u64 + 1,
+        event: ContainerEvent::existing_now(container),
+        answer: None,
+    };
+    found.into_iter().enumerate().map(number).collect()
 }
 
 /// A container that runs already, with what its bundle says.

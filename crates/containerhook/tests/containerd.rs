@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use containerhook::{ContainerEvent, Decision, EventKind, ExitStatus};
+use containerhook::{ContainerEvent, Decision, Engine, EventKind, ExitStatus};
 use libc::SIGKILL;
 use support::{Expected, LIMIT, Listener, PATIENCE, WHOLE_LIFE, only};
 use testkit::{Containerd, Family, Process, Runtime, Task, need, unique_id, watchdog};
@@ -60,6 +60,7 @@ fn a_detached_container(family: Family) -> Result<()> {
         bundle: &bundle,
         config: Some(&config),
         runtime: &runtime.path(),
+        engine: Some(Engine::Containerd),
         exit: Some(ExitStatus::signaled(SIGKILL)),
     }
     .check(&records)?;
@@ -106,6 +107,7 @@ fn run_and_removed() -> Result<()> {
             bundle: &containerd.bundle(&id),
             config: None,
             runtime: &runtime.path(),
+            engine: Some(Engine::Containerd),
             exit: Some(ExitStatus::exited(code)),
         }
         .check(&records)?;

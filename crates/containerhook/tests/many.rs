@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use containerhook::ExitStatus;
+use containerhook::{Engine, ExitStatus};
 use serde_json::Value;
 use support::{Expected, Listener, PATIENCE, WHOLE_LIFE};
 use testkit::{Containerd, Process, Runtime, Task, need, unique_id, wait_until, watchdog};
@@ -81,6 +81,7 @@ fn each_is_told_once(at_once: usize) -> Result<()> {
             bundle: &containerd.bundle(id),
             config: None,
             runtime: &runtime.path(),
+            engine: Some(Engine::Containerd),
             exit: Some(ExitStatus::exited(i as i32)),
         }
         .check(&records)

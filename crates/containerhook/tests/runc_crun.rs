@@ -45,6 +45,7 @@ fn created_started_and_deleted(family: Family) -> Result<()> {
         bundle: bundle.path(),
         config: Some(&bundle.config()?),
         runtime: &runtime.path(),
+        engine: None,
         exit: Some(ExitStatus::exited(7)),
     }
     .check(&records)?;
@@ -79,6 +80,7 @@ fn ran(family: Family) -> Result<()> {
         bundle: bundle.path(),
         config: Some(&bundle.config()?),
         runtime: &runtime.path(),
+        engine: None,
         exit: Some(ExitStatus::exited(7)),
     }
     .check(&records)?;
@@ -130,6 +132,7 @@ fn of_one_id_at_once_again(family: Family) -> Result<()> {
             bundle: bundle.path(),
             config: None,
             runtime: &runtime.path(),
+            engine: None,
             exit: Some(ExitStatus::exited(3)),
         }
         .check(life)?;
@@ -172,6 +175,7 @@ fn of_one_bundle(family: Family) -> Result<()> {
             bundle: bundle.path(),
             config: None,
             runtime: &runtime.path(),
+            engine: None,
             exit: Some(ExitStatus::signaled(SIGKILL)),
         }
         .check(&records)?;
@@ -230,6 +234,7 @@ fn executed_in_killed_paused_and_resumed(family: Family) -> Result<()> {
         bundle: bundle.path(),
         config: None,
         runtime: &runtime.path(),
+        engine: None,
         exit: None,
     }
     .check(&records.iter().filter(|r| r.event.kind() != ExecStopped).cloned().collect::<Vec<_>>())?;
@@ -292,6 +297,7 @@ fn two_runtimes_and_one_id() -> Result<()> {
             bundle: bundle.path(),
             config: None,
             runtime: &runtime.path(),
+            engine: None,
             exit: Some(ExitStatus::signaled(SIGKILL)),
         }
         .check(&records)?;

@@ -96,9 +96,11 @@ impl Drop for Scratch {
 pub(crate) fn sweep(path: &Path) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(10);
     let mut left = Leftovers::of(path);
+    let mut killed = Vec::new();
     while !left.is_empty() {
         for process in &left.processes {
             let _ = process.kill(libc::SIGKILL);
+            killed.extend(process.start_time().map(|start| (*process, start)));
         }
         for mount in left.mounts.iter().rev() {
             let _ = crate::sys::unmount_lazily(mount);
@@ -114,6 +116,11 @@ pub(crate) fn sweep(path: &Path) -> Result<()> {
         if !left.processes.is_empty() || before.processes.is_empty() {
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+    // A process that is being torn down has lost its arguments, folder and cgroup before it is dead.
+    let is_dying = |(p, start): &(Process, u64)| p.is_alive() && p.start_time() == Some(*start);
+    while killed.iter().any(is_dying) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
     }
     // Below a mount that is still there may lie the host's own files.
     if left.mounts.is_empty() && std::env::var_os("CONTAINERHOOK_KEEP").is_none() && path.exists() {

@@ -45,13 +45,17 @@ pub(super) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, Cap
         }
         std::thread::sleep(Duration::from_micros(200));
     }
-    let line = std::fs::read(format!("/proc/{tid}/cmdline"));
-    let line = line.map_err(|e| gone_or("cannot read the command line", e))?;
-    let line = line.strip_suffix(b"\0").unwrap_or(&line);
-    let argv = line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
+    let argv = command_line(tid)?;
     let task = proc::task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
     let (root, cwd) = (open_link(tid, "root")?, open_link(tid, "cwd")?);
     Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd })
+}
+
+pub(super) fn command_line(tid: i32) -> Result<Vec<OsString>, CaptureError> {
+    let line = std::fs::read(format!("/proc/{tid}/cmdline"));
+    let line = line.map_err(|e| gone_or("cannot read the command line", e))?;
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    Ok(line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
 }
 
 pub(super) fn arguments(tid: i32) -> Result<(OsString, Vec<OsString>), CaptureError> {

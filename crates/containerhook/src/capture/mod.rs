@@ -3,6 +3,8 @@
 //! One backend so far, [`memory`]: the held task sleeps inside execve with its memory mapped and its registers saved.
 
 mod memory;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::io;
@@ -69,4 +71,9 @@ pub(crate) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, Cap
 /// Reads the arguments only.
 pub(crate) fn arguments(tid: i32) -> Result<Vec<OsString>, CaptureError> {
     memory::arguments(tid).map(|(_, argv)| argv)
+}
+
+/// The arguments of a process after its exec, which are its own memory: its words, not its caller's any more.
+pub(crate) fn command_line(tid: i32) -> Result<Vec<OsString>, CaptureError> {
+    memory::command_line(tid)
 }

@@ -10,7 +10,8 @@ use super::*;
 use crate::bpf::testing::{skip, skipped};
 use crate::exit::{Choice, Exits};
 
-const LIMIT: Duration = Duration::from_secs(20);
+/// For an emulated machine, too.
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn open(test: &str) -> Option<ExecWatch> {
     open_with(test, Loader::new())
@@ -141,9 +142,9 @@ fn a_full_ring_is_noticed() {
 }
 
 /// A container whose runtime waits for a line on its standard input before it starts.
-struct Container {
-    runtime: Child,
-    process: Process,
+pub(crate) struct Container {
+    pub(crate) runtime: Child,
+    pub(crate) process: Process,
     dir: tempfile::TempDir,
     delete: Command,
 }
@@ -159,7 +160,7 @@ impl Drop for Container {
 
 impl Container {
     /// `None`, said loudly, where the runtime is not installed.
-    fn new(test: &str, runtime: &str, change: &str) -> Option<Container> {
+    pub(crate) fn new(test: &str, runtime: &str, change: &str) -> Option<Container> {
         if Command::new(runtime).arg("--version").stdout(Stdio::null()).status().is_err() {
             skipped(test, &format!("{runtime} is not installed"));
             return None;
@@ -169,6 +170,7 @@ impl Container {
         for sub in ["bin", "proc", "dev", "out"] {
             fs::create_dir_all(root.join(sub)).unwrap();
         }
+        fs::write(root.join("marker"), "").unwrap();
         // Not fs::copy: a child that another test forks meanwhile would hold the file open for writing (ETXTBSY).
         if !Command::new("cp").arg("/bin/busybox").arg(root.join("bin")).status().unwrap().success() {
             skipped(test, "busybox-static is not installed");
@@ -196,9 +198,10 @@ impl Container {
         fs::write(dir.path().join("config.json"), config).unwrap();
         let id = format!("chh3-{}-{}", std::process::id(), dir.path().file_name().unwrap().display())
             .replace('.', "");
+        let detach = if change == "detach" { "--detach" } else { "" };
         // crun as root refuses a hybrid cgroup layout.
         let script = format!(
-            "umount /sys/fs/cgroup/unified 2>/dev/null; read go; exec {runtime} --root {root} run --bundle {bundle} {id}",
+            "umount /sys/fs/cgroup/unified 2>/dev/null; read go; exec {runtime} --root {root} run {detach} --bundle {bundle} {id}",
             root = dir.path().join("state").display(),
             bundle = dir.path().display(),
         );
@@ -220,16 +223,21 @@ impl Container {
         Some(Container { runtime: child, process, dir, delete })
     }
 
-    fn go(&mut self) {
+    pub(crate) fn go(&mut self) {
         writeln!(self.runtime.stdin.as_mut().unwrap()).unwrap();
     }
 
-    fn has_run(&self) -> bool {
+    /// Its root file system, in which a file named `marker` lies.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("rootfs")
+    }
+
+    pub(crate) fn has_run(&self) -> bool {
         self.dir.path().join("rootfs/out/ran").exists()
     }
 }
 
-fn kill(process: Process, signal: i32) {
+pub(crate) fn kill(process: Process, signal: i32) {
     let (exits, _) = Exits::open(Choice::Pidfd, &mut Loader::new()).unwrap();
     exits.kill(process, signal).unwrap();
 }

@@ -1,10 +1,12 @@
 //! A life's lane: its events one after the other, each with its turn at the handler, and what an answer brings about.
 
+use super::life::{Finishing, Gate};
 use super::*;
 
 /// What happens when an event is settled.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Effect {
+    #[default]
     None,
     /// The create's exec is answered, after the entrypoint was marked.
     PreCreate,
@@ -13,13 +15,11 @@ pub(super) enum Effect {
     /// `Created` was not held: a `start` may go.
     Opened,
     /// `Created` of a `run`, whose init is held at its entrypoint: `Started` comes next.
-    EntryCreated {
-        hold: HoldId,
-        at: Instant,
-        executable: Option<String>,
-    },
-    /// This execution goes on, or is denied.
-    Hold(HoldId),
+    EntryCreated { hold: HoldId, at: Instant, time: SystemTime, executable: Option<String> },
+    /// The init's first program goes on, or is denied.
+    Entered(HoldId),
+    /// The runtime's `exec` goes on, or is denied.
+    Exec { hold: HoldId, process: Process },
 }
 
 /// An event that waits for its turn.
@@ -35,6 +35,9 @@ pub(super) struct Turn {
     pub(super) exec: Option<Arc<ExecProcess>>,
     pub(super) detail: Option<String>,
     pub(super) effect: Effect,
+    pub(super) token: Token,
+    /// Its deadline passed before its turn came, and this is what was done.
+    pub(super) answered: Option<Answer>,
 }
 
 impl Turn {
@@ -49,6 +52,8 @@ impl Turn {
             exec: None,
             detail: None,
             effect,
+            token: 0,
+            answered: None,
         }
     }
 }
@@ -63,13 +68,27 @@ pub(super) struct Telling {
 }
 
 impl Lifecycle {
-    pub(super) fn push(&mut self, id: LifeId, turn: Turn, now: Instant, out: &mut Vec<Action>) {
-        let Some(life) = self.lives.get_mut(&id) else { return };
-        life.lane.push_back(turn);
+    pub(super) fn push(&mut self, id: LifeId, mut turn: Turn, now: Instant, out: &mut Vec<Action>) {
+        let gone = self.lives.get(&id).is_none_or(|life| life.over && turn.kind != EventKind::Deleted);
+        if gone {
+            // Nothing is told of a container that is no more, but nothing stays held for it either.
+            let effect = turn.effect;
+            self.carry_out(id, effect, None, now, out);
+            return;
+        }
+        turn.token = self.new_token();
+        if let Some((_, deadline)) = turn.held {
+            // It runs from the kernel's report on, whenever the event's turn comes.
+            self.due.insert((deadline, Due::Turn(id, turn.token)));
+        }
+        if let Some(life) = self.lives.get_mut(&id) {
+            life.lane.push_back(turn);
+        }
         self.next_turn(id, now, out);
     }
 
-    fn next_turn(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
+    /// Gives the lane's next event to a handler, unless one has its predecessor.
+    pub(super) fn next_turn(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
         loop {
             let Some(life) = self.lives.get_mut(&id) else { return };
             if life.telling.is_some() || life.finishing.is_some() {
@@ -80,28 +99,32 @@ impl Lifecycle {
                 return;
             };
             if !self.rules.tells(turn.kind) {
-                self.settle(id, turn.effect, turn.time, now, out);
+                self.carry_out(id, turn.effect, None, now, out);
                 continue;
             }
+            let (token, deadline) = (turn.token, self.rules.deadline(turn.kind));
             let container = Arc::clone(&life.container);
             let event = ContainerEvent {
                 existing: turn.existing,
                 exit: turn.exit,
                 exec: turn.exec,
                 detail: turn.detail,
-                ..self.event(turn.kind, turn.time, container, turn.held, turn.caller)
+                ..new_event(turn.kind, turn.time, container, turn.held, turn.caller)
             };
-            let (since, due) = turn.held.unwrap_or_else(|| (now, now + self.rules.deadline(turn.kind)));
-            self.last_token += 1;
-            let token = self.last_token;
-            if turn.held.is_none() {
-                // Nobody waits for the answer: the record is complete.
-                self.record(event.clone(), None, out);
-            }
+            let (event, since, due) = match (turn.held, turn.answered) {
+                (Some((since, deadline)), None) => (event, since, deadline),
+                (held, answered) => {
+                    // Nobody waits for the answer: the record is complete.
+                    self.record(event.clone(), answered, out);
+                    let due = now + deadline;
+                    self.due.insert((due, Due::Turn(id, token)));
+                    let since = held.map_or(now, |(since, _)| since);
+                    (ContainerEvent { held: false, deadline: None, ..event }, since, due)
+                }
+            };
             let event = Arc::new(event);
-            out.push(Action::Tell { token, event: Arc::clone(&event) });
+            out.push(Action::Tell { life: id, token, event: Arc::clone(&event) });
             self.told.insert(token, Telling { life: id, event, since, effect: turn.effect, due });
-            self.due.insert((due, Due::Told(token)));
             if let Some(life) = self.lives.get_mut(&id) {
                 life.telling = Some(token);
             }
@@ -109,22 +132,22 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn turn_over(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
-        self.next_turn(id, now, out);
+    /// Tells of something that happened to no container.
+    pub(super) fn announce(&mut self, event: ContainerEvent, now: Instant, out: &mut Vec<Action>) {
+        if !self.rules.tells(event.kind) {
+            return;
+        }
+        self.record(event.clone(), None, out);
+        let (token, event) = (self.new_token(), Arc::new(event));
+        let due = now + self.rules.deadline(event.kind);
+        self.due.insert((due, Due::Turn(NO_LIFE, token)));
+        out.push(Action::Tell { life: NO_LIFE, token, event: Arc::clone(&event) });
+        self.told.insert(token, Telling { life: NO_LIFE, event, since: now, effect: Effect::None, due });
     }
 
-    /// The effect of an event that no handler has a say in.
-    fn settle(&mut self, id: LifeId, effect: Effect, time: SystemTime, now: Instant, out: &mut Vec<Action>) {
-        match effect {
-            Effect::None => {}
-            Effect::PreCreate => self.finish(id, None, out),
-            Effect::Gate | Effect::Opened => self.settle_gate(id, Gate::Open, now, out),
-            Effect::EntryCreated { hold, at, executable } => {
-                self.settle_gate(id, Gate::Open, now, out);
-                self.entered(id, hold, at, time, executable, now, out);
-            }
-            Effect::Hold(hold) => self.answer(hold, true, out),
-        }
+    fn new_token(&mut self) -> Token {
+        self.last_token += 1;
+        self.last_token
     }
 
     pub(super) fn replied(
@@ -134,8 +157,9 @@ impl Lifecycle {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
+        // An answer that is late is none.
         let Some(telling) = self.told.remove(&token) else { return };
-        self.due.remove(&(telling.due, Due::Told(token)));
+        self.due.remove(&(telling.due, Due::Turn(telling.life, token)));
         match decision {
             Ok(Decision(choice)) => self.decided(telling, choice, None, now, out),
             Err(panic) => {
@@ -150,8 +174,12 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn overdue(&mut self, token: Token, now: Instant, out: &mut Vec<Action>) {
-        let Some(telling) = self.told.remove(&token) else { return };
+    /// The deadline of an event has passed.
+    pub(super) fn turn_due(&mut self, id: LifeId, token: Token, now: Instant, out: &mut Vec<Action>) {
+        let Some(telling) = self.told.remove(&token) else {
+            self.waited_too_long(id, token, now, out);
+            return;
+        };
         out.push(Action::Overdue { token });
         let waited = telling.due.saturating_duration_since(telling.since);
         let reason = format!("the handler had not answered after {waited:?}");
@@ -164,6 +192,30 @@ impl Lifecycle {
         ));
         let choice = self.by_default(&reason);
         self.decided(telling, choice, Some(reason), now, out);
+    }
+
+    /// The handler was at an earlier event of the same container all the time. This one is settled now, and keeps its
+    /// place in the lane: it is told when its turn comes.
+    fn waited_too_long(&mut self, id: LifeId, token: Token, now: Instant, out: &mut Vec<Action>) {
+        let choice = self.by_default("");
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        let Some(turn) = life.lane.iter_mut().find(|turn| turn.token == token) else { return };
+        let Some((since, deadline)) = turn.held else { return };
+        let waited = deadline.saturating_duration_since(since);
+        let reason = format!("the handler had not come to it after {waited:?}");
+        out.push(Action::Log(
+            Level::Warn,
+            format!("{} of container {:?}: {reason}", turn.kind, life.container.id),
+        ));
+        let (decision, refusal) = match choice {
+            Choice::Deny(_) => (Verdict::Deny, Some(Refusal::default())),
+            _ => (Verdict::Allow, None),
+        };
+        let held_for = now.saturating_duration_since(since);
+        turn.answered = Some(Answer { decision, reason: Some(reason), timed_out: true, held_for });
+        let effect = std::mem::take(&mut turn.effect);
+        self.timed_out += 1;
+        self.carry_out(id, effect, refusal, now, out);
     }
 
     fn by_default(&self, reason: &str) -> Choice {
@@ -183,77 +235,100 @@ impl Lifecycle {
         out: &mut Vec<Action>,
     ) {
         let Telling { life: id, event, since, effect, due: _ } = telling;
-        let timed_out = unanswered.is_some();
-        let mut reason = unanswered;
-        let mut verdict = match &choice {
-            Choice::Allow => Verdict::Allow,
-            Choice::Deny(why) => {
-                reason = Some(why.clone());
-                Verdict::Deny
-            }
-            Choice::Change(_) => Verdict::Change,
-        };
-        if verdict == Verdict::Change && event.kind != EventKind::PreCreate {
-            verdict = Verdict::Allow;
-            reason = Some("a configuration can be changed at pre-create only".into());
-        }
-        let mut held = event.held;
-        let time = event.time;
-        if verdict == Verdict::Deny && held {
-            let why = reason.as_deref().unwrap_or_default();
-            out.push(Action::Log(
-                Level::Info,
-                format!("{} of container {:?} is denied: {why}", event.kind, event.id),
-            ));
-        }
         if let Some(life) = self.lives.get_mut(&id) {
             life.telling = None;
         }
-        let allow = verdict != Verdict::Deny || !held;
+        if !event.held {
+            // A decision has no effect, and the record is made.
+            self.carry_out(id, effect, None, now, out);
+            self.next_turn(id, now, out);
+            return;
+        }
+        let timed_out = unanswered.is_some();
+        let mut reason = unanswered;
+        let mut refusal = None;
+        let mut change = None;
+        let mut decision = Verdict::Allow;
+        match choice {
+            Choice::Allow => {}
+            Choice::Deny(why) => {
+                out.push(Action::Log(
+                    Level::Info,
+                    format!("{} of container {:?} is denied: {why}", event.kind, event.id),
+                ));
+                decision = Verdict::Deny;
+                reason = Some(why);
+                refusal = Some(Refusal::default());
+            }
+            Choice::Change(config) if event.kind == EventKind::PreCreate => {
+                decision = Verdict::Change;
+                change = Some(config);
+            }
+            Choice::Change(_) => reason = Some("a configuration can be changed at pre-create only".into()),
+        }
         let held_for = now.saturating_duration_since(since);
-        let answer = Answer { decision: verdict, reason, timed_out, held_for };
-        match effect {
-            Effect::None => {}
-            Effect::PreCreate if allow => {
-                // The answer waits until the entrypoint is marked, and so does the record.
-                let alive = self.lives.get_mut(&id).filter(|life| life.creator_ended.is_none());
-                if let Some(life) = alive {
-                    life.finishing = Some(Box::new(((*event).clone(), answer, since)));
-                    let change = if let Choice::Change(config) = choice { Some(config) } else { None };
-                    self.finish(id, change, out);
-                    return;
+        let answer = Answer { decision, reason, timed_out, held_for };
+        let event = Arc::unwrap_or_clone(event);
+        if matches!(effect, Effect::PreCreate)
+            && refusal.is_none()
+            && let Some(life) = self.lives.get_mut(&id)
+            && life.creator_hold.is_some()
+        {
+            // The answer waits until the entrypoint is marked, and so does the record.
+            let changes = change.is_some();
+            life.finishing = Some(Box::new(Finishing { event, answer, since, changes }));
+            self.finish(id, change, out);
+            return;
+        }
+        // First: what the answer brings about is told after it.
+        self.record(event, Some(answer), out);
+        self.carry_out(id, effect, refusal, now, out);
+        self.next_turn(id, now, out);
+    }
+
+    /// Does what was decided.
+    pub(super) fn carry_out(
+        &mut self,
+        id: LifeId,
+        effect: Effect,
+        refusal: Option<Refusal>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        match (effect, refusal) {
+            (Effect::None, _) => {}
+            (Effect::PreCreate, None) => {
+                if self.lives.get(&id).is_some_and(Life::creator_works) {
+                    self.finish(id, None, out);
                 }
             }
-            Effect::PreCreate => {
+            (Effect::PreCreate, Some(refusal)) => {
                 if let Some(hold) = self.lives.get_mut(&id).and_then(|life| life.creator_hold.take()) {
-                    self.answer(hold, false, out);
+                    self.answer(hold, Some(refusal), out);
+                    self.refuse_creation(id, now, out);
                 }
-                self.refuse_creation(id, out);
             }
-            Effect::Gate | Effect::Opened => {
-                self.settle_gate(id, if allow { Gate::Open } else { Gate::Refused }, now, out);
+            (Effect::Gate | Effect::Opened, None) => self.settle_gate(id, Gate::Open, now, out),
+            (Effect::Gate | Effect::Opened, Some(_)) => self.settle_gate(id, Gate::Refused, now, out),
+            (Effect::EntryCreated { hold, at, time, executable }, None) => {
+                self.settle_gate(id, Gate::Open, now, out);
+                self.entered(id, hold, at, time, executable, now, out);
             }
-            Effect::EntryCreated { hold, at, executable } => {
-                let gate = if allow { Gate::Open } else { Gate::Refused };
+            (Effect::EntryCreated { hold, .. }, refusal) => {
                 if let Some(life) = self.lives.get_mut(&id) {
-                    life.gate = gate;
+                    life.gate = Gate::Refused;
                 }
-                if allow {
-                    if held {
-                        self.record((*event).clone(), Some(answer), out);
-                        held = false;
-                    }
-                    self.entered(id, hold, at, time, executable, now, out);
-                    self.turn_over(id, now, out);
-                    return;
-                }
-                self.answer(hold, false, out);
+                self.answer(hold, refusal, out);
             }
-            Effect::Hold(hold) => self.answer(hold, allow, out),
+            (Effect::Entered(hold), refusal) => self.answer(hold, refusal, out),
+            (Effect::Exec { hold, process }, refusal) => {
+                if refusal.is_some() {
+                    // The process lives on as whatever it was before the exec that failed.
+                    self.drop_role(process, id, Role::Exec { detach: false }, out);
+                    self.drop_role(process, id, Role::Exec { detach: true }, out);
+                }
+                self.answer(hold, refusal, out);
+            }
         }
-        if held {
-            self.record((*event).clone(), Some(answer), out);
-        }
-        self.turn_over(id, now, out);
     }
 }

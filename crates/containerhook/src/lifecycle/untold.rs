@@ -1,5 +1,7 @@
 //! Containers that no mark held: the kernel has shown their first program, or that of one that is being run.
 
+use super::lane::{Effect, Turn};
+use super::life::{Gate, Life, Role};
 use super::*;
 
 /// A container that was seen when its init executed its first program, or a later one.
@@ -18,68 +20,84 @@ pub(crate) struct Untold {
 impl Lifecycle {
     /// Is this the init of a container that is known, or of one whose creation is on its way?
     pub(crate) fn tells_of(&self, init: Process, ancestors: &[i32]) -> bool {
-        self.processes.get(&init.pid).is_some_and(|(known, _)| *known == init)
+        self.processes.contains(init)
             || self
                 .created_under(ancestors)
                 .and_then(|id| self.lives.get(&id))
                 .is_some_and(|life| !matches!(life.verb, Verb::Run { .. }) || life.marked)
     }
 
+    /// Is one of these processes a `run` that is waited for, and whose entrypoint is not marked?
+    pub(crate) fn is_run(&self, init: Process, ancestors: &[i32]) -> bool {
+        !self.tells_of(init, ancestors) && self.created_under(ancestors).is_some()
+    }
+
     /// The life that one of these processes is creating.
     fn created_under(&self, ancestors: &[i32]) -> Option<LifeId> {
-        ancestors.iter().find_map(|pid| match self.processes.get(pid) {
-            Some((_, Role::Creator(id))) if self.lives.get(id).is_some_and(Life::creating) => Some(*id),
-            _ => None,
+        let creates = |(id, role): &&(LifeId, Role)| {
+            *role == Role::Creator && self.lives.get(id).is_some_and(Life::creating)
+        };
+        ancestors.iter().find_map(|pid| {
+            self.processes.of_pid(*pid).find_map(|(_, roles)| roles.iter().find(creates).map(|(id, _)| *id))
         })
+    }
+
+    /// The init of a `run` whose entrypoint is not marked has executed its first program.
+    pub(super) fn ran(
+        &mut self,
+        init: Process,
+        ancestors: &[i32],
+        time: SystemTime,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if self.tells_of(init, ancestors) {
+            return;
+        }
+        let Some(id) = self.created_under(ancestors) else { return };
+        self.set_init(id, init);
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        life.gate = Gate::Open;
+        let why = life.unmarked.get_or_insert_with(|| "its entrypoint was not marked".into()).clone();
+        out.push(Action::Release { life: id });
+        self.watch(init, id, Role::Init, out);
+        self.tell_untold(id, false, why, time, now, out);
     }
 
     pub(super) fn untold(&mut self, untold: Untold, now: Instant, out: &mut Vec<Action>) {
         let Untold { key, container, init, ancestors, existing, time } = untold;
+        if self.is_run(init, &ancestors) {
+            self.ran(init, &ancestors, time, now, out);
+            return;
+        }
         if self.tells_of(init, &ancestors) {
             return;
         }
-        let (id, why) = match self.created_under(&ancestors) {
-            Some(id) => {
-                let Some(life) = self.lives.get_mut(&id) else { return };
-                life.init = Some(init);
-                life.entered = true;
-                life.gate = Gate::Open;
-                Arc::make_mut(&mut life.container).pid = u32::try_from(init.pid).ok();
-                self.processes.insert(init.pid, (init, Role::Init(id)));
-                out.push(Action::Release { life: id });
-                let why = self.lives.get(&id).and_then(|life| life.unmarked.clone());
-                (id, why.unwrap_or_else(|| "its entrypoint was not marked".into()))
-            }
-            None => {
-                if self
-                    .keys
-                    .get(&key)
-                    .and_then(|id| self.lives.get(id))
-                    .is_some_and(|life| life.init == Some(init))
-                {
-                    return;
-                }
-                let id = self.adopt(container, init);
-                if let Some(life) = self.lives.get_mut(&id) {
-                    life.key = Some(key.clone());
-                }
-                self.keys.insert(key, id);
-                (id, "its runtime is not marked".into())
-            }
-        };
+        let id = self.adopt(Some(key), container, init);
         out.push(Action::Watch(init));
+        self.tell_untold(id, existing, "its runtime is not marked".into(), time, now, out);
+    }
+
+    fn tell_untold(
+        &mut self,
+        id: LifeId,
+        existing: bool,
+        why: String,
+        time: SystemTime,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let created = Turn {
             existing,
             detail: (!existing).then(|| format!("not held: {why}")),
-            ..Turn::new(EventKind::Created, time, Effect::Opened)
+            ..Turn::new(EventKind::Created, time, Effect::None)
         };
         self.push(id, created, now, out);
+        if let Some(life) = self.lives.get_mut(&id) {
+            life.unmarked = Some(why);
+        }
         if !existing {
-            let started = Turn {
-                detail: Some(format!("not held: {why}")),
-                ..Turn::new(EventKind::Started, time, Effect::None)
-            };
-            self.push(id, started, now, out);
+            self.tell_started_unheld(id, time, now, out);
         }
     }
 }

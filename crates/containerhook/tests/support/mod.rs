@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use containerhook::{
-    Builder, ContainerEvent, ContainerNotifier, Decision, EventKind, ExitStatus, Handler, Record, Status,
+    Builder, ContainerEvent, ContainerNotifier, Decision, Engine, EventKind, ExitStatus, Handler, Record,
+    Status,
 };
 use testkit::Process;
 
@@ -17,7 +18,7 @@ use testkit::Process;
 pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// How long something that is on its way may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A life without anything special to it, of a container that is created, started and deleted.
 pub const WHOLE_LIFE: [EventKind; 5] =
@@ -86,10 +87,17 @@ impl Listener {
 
     /// Waits until as many records of this id are there, and gives them if they are of these kinds, in this order.
     pub fn wait(&self, id: &str, kinds: &[EventKind]) -> Result<Vec<Record>> {
+        self.wait_besides(id, kinds, &[])
+    }
+
+    /// As [`wait`](Self::wait), for an engine that does `more` besides: what it sends signals for, and when, is its own
+    /// affair.
+    pub fn wait_besides(&self, id: &str, kinds: &[EventKind], more: &[EventKind]) -> Result<Vec<Record>> {
+        let counts = |record: &&Record| record.event.id() == id && !more.contains(&record.event.kind());
         let end = Instant::now() + PATIENCE;
         let mut records = lock(&self.seen.records);
         loop {
-            let found: Vec<Record> = records.iter().filter(|r| r.event.id() == id).cloned().collect();
+            let found: Vec<Record> = records.iter().filter(counts).cloned().collect();
             let got: Vec<EventKind> = found.iter().map(|r| r.event.kind()).collect();
             if got == kinds {
                 return Ok(found);
@@ -144,6 +152,12 @@ impl Listener {
         Ok(records)
     }
 
+    /// Closes the notifier. For one that is not told of every kind of event, whose lives have gaps.
+    pub fn close_anyhow(mut self) -> Vec<Record> {
+        self.notifier.take().expect("it is closed once").close();
+        self.records()
+    }
+
     /// Every record as a line.
     pub fn text(&self) -> String {
         let mut text = String::from("--- records\n");
@@ -172,7 +186,7 @@ fn log_what_is_wrong() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let subscriber = tracing_subscriber::fmt().with_test_writer().with_ansi(false);
-        let _ = subscriber.with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).try_init();
+        let _ = subscriber.with_env_filter("containerhook=debug").try_init();
     });
 }
 
@@ -194,6 +208,7 @@ pub struct Expected<'a> {
     /// The configuration as the runtime read it; checked where it is given.
     pub config: Option<&'a serde_json::Value>,
     pub runtime: &'a Path,
+    pub engine: Option<Engine>,
     pub exit: Option<ExitStatus>,
 }
 
@@ -208,6 +223,7 @@ impl Expected<'_> {
             ensure!(event.bundle() == Some(self.bundle), say(&format!("not {}", self.bundle.display())));
             let runtime = event.runtime().map(|runtime| runtime.path.as_path());
             ensure!(runtime == Some(self.runtime), say(&format!("not {}", self.runtime.display())));
+            ensure!(event.engine() == self.engine, say(&format!("the engine is not {:?}", self.engine)));
             if let Some(config) = self.config {
                 ensure!(event.config().and_then(|c| c.value()) == Some(config), say("another config"));
             }
