@@ -470,7 +470,12 @@ fn under_another_name(family: Family, names: &[&str]) -> Result<()> {
             let state = runtime.state_dir();
             let words = |verb, bundle: &Bundle| {
                 let mut command = runtime.bare(copy);
-                command.arg("--root").arg(&state).args([verb, "--bundle"]).arg(bundle.path()).arg(bundle.id());
+                command
+                    .arg("--root")
+                    .arg(&state)
+                    .args([verb, "--bundle"])
+                    .arg(bundle.path())
+                    .arg(bundle.id());
                 command
             };
             let bundle = Bundle::builder(unique_id("run")).rootfs(&rootfs).args(CLOCK).build()?;
@@ -543,7 +548,9 @@ const ENTRYPOINTS: &[(&str, Edit)] = &[
     ("an absolute path", |bundle, _, _| Ok(bundle.args(["/bin/echo", "ok"]))),
     ("a path with more slashes than it needs", |bundle, _, _| Ok(bundle.args(["//bin///.//echo", "ok"]))),
     ("a name in PATH", |bundle, _, _| Ok(path(bundle, "/nowhere:/etc:/bin").args(["echo", "ok"]))),
-    ("a path relative to the working directory", |bundle, _, _| Ok(bundle.cwd("/bin").args(["./echo", "ok"]))),
+    ("a path relative to the working directory", |bundle, _, _| {
+        Ok(bundle.cwd("/bin").args(["./echo", "ok"]))
+    }),
     ("a path with ..", |bundle, _, _| Ok(bundle.cwd("/tmp").args(["../bin/../bin/echo", "ok"]))),
     ("an absolute symbolic link", |bundle, rootfs, _| {
         symlink("/bin/busybox", rootfs.join("tmp/echo"))?;
@@ -580,7 +587,8 @@ const ENTRYPOINTS: &[(&str, Edit)] = &[
     ("a folder of the host, bound over PATH", |bundle, rootfs, scratch| {
         std::fs::create_dir(scratch.join("programs"))?;
         done(Command::new("cp").arg(rootfs.join("bin/busybox")).arg(scratch.join("programs/echo")))?.ok()?;
-        Ok(path(bundle.bind(scratch.join("programs"), "/usr/local/bin"), "/usr/local/bin").args(["echo", "ok"]))
+        Ok(path(bundle.bind(scratch.join("programs"), "/usr/local/bin"), "/usr/local/bin")
+            .args(["echo", "ok"]))
     }),
     ("the later of two mounts", |bundle, rootfs, scratch| {
         for name in ["below", "above"] {
@@ -649,7 +657,8 @@ fn every_kind_of_entrypoint(family: Family) -> Result<()> {
         |row| row.0,
         |(_, edit)| {
             let (rootfs, scratch) = (Rootfs::busybox()?, Scratch::new()?);
-            let bundle = edit(Bundle::builder(unique_id("run")).rootfs(&rootfs), &rootfs, &scratch)?.build()?;
+            let bundle =
+                edit(Bundle::builder(unique_id("run")).rootfs(&rootfs), &rootfs, &scratch)?.build()?;
             let output = runtime.run(&bundle)?;
             ensure!((output.stdout.as_str(), output.code()) == ("ok\n", Some(0)), "{output:?}");
             check(&listener.wait(bundle.id(), &WHOLE_LIFE)?, bundle.path(), &runtime.path(), None)?;
