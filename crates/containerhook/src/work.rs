@@ -613,7 +613,7 @@ fn unfit(id: &OsStr) -> Option<&'static str> {
 
 /// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
 fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
-    let parent = proc::comm(parent).ok();
+    let parent = proc::program(parent);
     let config = container.config.clone();
     let evidence = metadata::Evidence {
         id: &container.id,
@@ -627,6 +627,7 @@ fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>)
     if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
         state.complete(&mut said);
     }
+    container.cgroup = config.as_ref().and_then(|config| metadata::cgroup_path(config.outline()));
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;
@@ -646,6 +647,7 @@ fn entry(
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
+    let before = if stopped { Vec::new() } else { capture::command_line(tid).unwrap_or_default() };
     let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
@@ -656,6 +658,7 @@ fn entry(
         time,
         process,
         own_pid: task.own_pid,
+        before,
         ancestors,
         candidates,
         args,
