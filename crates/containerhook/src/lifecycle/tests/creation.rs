@@ -181,11 +181,7 @@ fn a_change_that_is_not_written_in_time_counts_as_none() {
     {
         let mut rig = Rig::with(EventKind::ALL.to_vec(), on_timeout);
         let life = rig.command("c", 10, create());
-<<<<<<< HEAD
-        rig.reply(life, Decision::change(&crate::change::ConfigChange::of(&config(b"{}")).unwrap()));
-=======
         rig.reply(life, change(b"{}"));
->>>>>>> h9
         rig.pass(DEADLINE + GRACE);
         assert_eq!(rig.allowed(life), Some(allowed));
         assert_eq!(rig.told_of("c"), [said]);
@@ -205,11 +201,7 @@ fn a_change_that_cannot_be_written_is_settled_by_choice() {
     {
         let mut rig = Rig::with(EventKind::ALL.to_vec(), on_timeout);
         let life = rig.command("c", 10, create());
-<<<<<<< HEAD
-        rig.reply(life, Decision::change(&crate::change::ConfigChange::of(&config(b"{}")).unwrap()));
-=======
         rig.reply(life, change(b"{}"));
->>>>>>> h9
         let failed = Finished { change_failed: Some("no space".into()), ..Finished::default() };
         rig.finish(life, failed);
         assert_eq!(rig.allowed(life), Some(allowed));
@@ -223,11 +215,7 @@ fn a_change_that_cannot_be_written_is_settled_by_choice() {
 fn a_changed_configuration_is_that_of_the_later_events() {
     let mut rig = Rig::new();
     let life = rig.command("c", 10, create());
-<<<<<<< HEAD
-    rig.reply(life, Decision::change(&crate::change::ConfigChange::of(&config(br#"{"new":1}"#)).unwrap()));
-=======
     rig.reply(life, change(br#"{"new":1}"#));
->>>>>>> h9
     assert!(rig.finishing[0].1.is_some());
     let changed = Some(config(br#"{"new":1}"#));
     rig.finish(life, Finished { config: changed, ..Finished::default() });
@@ -236,11 +224,7 @@ fn a_changed_configuration_is_that_of_the_later_events() {
     assert_eq!(rig.told_of("c"), ["pre-create change"]);
     assert_eq!(rig.told.last().unwrap().1.config().unwrap().raw(), br#"{"new":1}"#);
     // Later it is too late.
-<<<<<<< HEAD
-    rig.reply(life, Decision::change(&crate::change::ConfigChange::of(&config(b"{}")).unwrap()));
-=======
     rig.reply(life, change(b"{}"));
->>>>>>> h9
     let answer = rig.records[1].answer.clone().unwrap();
     assert_eq!(answer.decision, Verdict::Allow);
     assert!(answer.reason.unwrap().contains("pre-create only"));
@@ -252,11 +236,7 @@ fn what_was_not_held_is_not_told_as_held() {
     let life = rig.command_by("c", 10, 1, create(), false);
     assert_eq!(rig.given(life), ["pre-create"]);
     // Too late to change or to refuse anything.
-<<<<<<< HEAD
-    rig.reply(life, Decision::change(&crate::change::ConfigChange::of(&config(b"{}")).unwrap()));
-=======
     rig.reply(life, change(b"{}"));
->>>>>>> h9
     assert!(rig.finishing[0].1.is_none());
     rig.finish_unmarked(life);
     rig.end(10, EXITED);

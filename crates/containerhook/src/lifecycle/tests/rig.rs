@@ -237,7 +237,6 @@ impl Rig {
         let mut candidates: Vec<LifeId> = self.marks.iter().copied().collect();
         candidates.sort_unstable();
         self.apply(Input::Entry(Box::new(Entry {
-            own_pid: 1,
             hold,
             at: self.now,
             time: self.time(),
