@@ -29,10 +29,13 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Worker, inode_of};
+use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
+
+/// Workers at once for callers who are not the host's root.
+const WORKERS_FOR_ANYBODY: usize = 16;
 
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
@@ -153,7 +156,7 @@ struct Engine {
     started: u64,
     exit_backend: ExitBackend,
     lifecycle: Lifecycle,
-    workers: Pool<Job>,
+    workers: Workers,
     dispatch: Arc<Dispatch>,
     log: Inlet,
     holds: HashMap<HoldId, Held>,
@@ -176,6 +179,21 @@ struct Engine {
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
+}
+
+/// Those who do what may wait.
+struct Workers {
+    trusted: Pool<Job>,
+    anybody: Pool<Job>,
+}
+
+impl Workers {
+    fn submit(&self, job: Job) {
+        match job.ward() {
+            Ward::Trusted => self.trusted.submit(job),
+            Ward::Anybody => self.anybody.submit(job),
+        };
+    }
 }
 
 /// A container, or a runtime, that waits for an answer.
@@ -209,7 +227,7 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(of_fanotify)?;
+        let group = Group::builder().nonblocking(true).build().map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -240,16 +258,22 @@ impl Engine {
             .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
-        let worker = Worker { group: Arc::downgrade(&group), user_ns };
-        let post = Arc::clone(&mailbox);
-        let work = move |_, job| {
-            if let Some(outcome) = worker.run(job) {
-                post.post(Message::Worked(outcome));
-            }
+        let pool = |name, ward, most| {
+            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let post = Arc::clone(&mailbox);
+            let work = move |_, job| {
+                if let Some(outcome) = worker.run(job, ward) {
+                    post.post(Message::Worked(outcome));
+                }
+            };
+            // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
+            Pool::new(name, most, PATIENCE, work, |_| ())
+                .map_err(|e| Error::os("cannot start a worker's thread", e))
         };
-        // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
-        let workers = Pool::new("ch-worker", WORKERS, PATIENCE, work, |_| ())
-            .map_err(|e| Error::os("cannot start a worker's thread", e))?;
+        let workers = Workers {
+            trusted: pool("ch-worker", Ward::Trusted, WORKERS)?,
+            anybody: pool("ch-worker-any", Ward::Anybody, WORKERS_FOR_ANYBODY)?,
+        };
         let search = Search {
             host_root: settings.host_root.clone(),
             only: settings.only_runtime.clone(),
@@ -332,7 +356,7 @@ impl Engine {
             return Ok(());
         }
         match refused {
-            Some(error) => Err(of_fanotify(error)),
+            Some(error) => Err(of_fanotify(&error)),
             None => Err(Error::new(
                 ErrorKind::NoRuntime,
                 format!("no container runtime was found under {}", self.search.host_root.display()),
@@ -416,7 +440,7 @@ impl Engine {
                 }
             }
             for seen in seen.drain(..) {
-                self.seen(seen, at, time);
+                self.seen(&seen, at, time);
             }
             for Ended { process, status, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
@@ -470,7 +494,7 @@ impl Engine {
         // Answered by being dropped, wherever this returns without keeping it.
         let Ok(inode) = event.inode() else { return };
         let tid = event.task();
-        if self.lifecycle.knows(tid).is_some_and(is_there) {
+        if self.lifecycle.knows(tid).is_some_and(|process| self.exits.is_alive(process)) {
             // A runtime that executes itself again, or what it was asked to run.
             if !self.entries.contains_key(&inode) {
                 return;
@@ -494,7 +518,7 @@ impl Engine {
     }
 
     /// The init of some pid namespace has executed a program.
-    fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+    fn seen(&mut self, seen: &Seen, at: Instant, time: SystemTime) {
         if let Some(runtime) = seen.stopped_for {
             let filename = seen.filename.to_string_lossy().into_owned();
             self.stopped(seen.process, runtime, filename, at, time);
@@ -566,6 +590,9 @@ impl Engine {
 
     fn worked(&mut self, outcome: Outcome) {
         match outcome {
+            Outcome::NotTrusted(job) => {
+                self.workers.anybody.submit(job);
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
                 if let Some(held) = self.holds.remove(&hold) {
@@ -895,11 +922,6 @@ fn own_start_time() -> u64 {
     (seconds * 100.0) as u64
 }
 
-/// Has the pid not been used again? Without BPF an end may be told after its pid is free.
-fn is_there(process: Process) -> bool {
-    proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
-}
-
 fn sources(binary: &Binary) -> String {
     let words: Vec<String> = binary
         .sources
@@ -916,7 +938,7 @@ fn sources(binary: &Binary) -> String {
     words.join(", ")
 }
 
-fn of_fanotify(error: fanotify::Error) -> Error {
+fn of_fanotify(error: &fanotify::Error) -> Error {
     let kind = match error.raw_os_error() {
         Some(libc::EPERM) => ErrorKind::Permission,
         Some(libc::ENOSYS | libc::EINVAL) => ErrorKind::Unsupported,

@@ -66,6 +66,8 @@ pub(crate) enum Job {
 }
 
 pub(crate) enum Outcome {
+    /// It is for the pool that serves anybody.
+    NotTrusted(Job),
     /// It is nothing to hold or tell.
     Passed {
         hold: HoldId,
@@ -160,9 +162,41 @@ pub(crate) struct Worker {
     pub(crate) user_ns: u64,
 }
 
+/// Which of the pools of workers a job runs in.
+///
+/// Whoever is not the host's root can make its own memory and files answer never (userfaultfd, FUSE): what is to be read
+/// of such callers has workers of its own, so that it keeps nobody else waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ward {
+    Trusted,
+    Anybody,
+}
+
+impl Job {
+    /// The pool for a job of which it is known already.
+    pub(crate) fn ward(&self) -> Ward {
+        match self {
+            Job::Finish { creation, .. } | Job::FindInit { creation, .. } if !creation.trusted => {
+                Ward::Anybody
+            }
+            _ => Ward::Trusted,
+        }
+    }
+}
+
 impl Worker {
-    pub(crate) fn run(&self, job: Job) -> Option<Outcome> {
+    /// Is this to be done by the other pool? Only what the kernel itself answers is looked at to know.
+    fn is_others(&self, tid: i32, ward: Ward) -> bool {
+        ward == Ward::Trusted && proc::task_facts(tid).is_ok_and(|task| !self.trusts(&task))
+    }
+
+    pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
         match job {
+            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. }
+                if self.is_others(tid, ward) =>
+            {
+                Some(Outcome::NotTrusted(job))
+            }
             Job::Command { hold, tid, binary, at, time } => {
                 Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
             }
@@ -579,7 +613,7 @@ fn unfit(id: &OsStr) -> Option<&'static str> {
 
 /// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
 fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
-    let parent = proc::comm(parent).ok();
+    let parent = proc::program(parent);
     let config = container.config.clone();
     let evidence = metadata::Evidence {
         id: &container.id,
@@ -593,6 +627,7 @@ fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>)
     if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
         state.complete(&mut said);
     }
+    container.cgroup = config.as_ref().and_then(|config| metadata::cgroup_path(config.outline()));
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;
@@ -612,6 +647,7 @@ fn entry(
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
+    let before = if stopped { Vec::new() } else { capture::command_line(tid).unwrap_or_default() };
     let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
@@ -622,6 +658,7 @@ fn entry(
         time,
         process,
         own_pid: task.own_pid,
+        before,
         ancestors,
         candidates,
         args,
@@ -655,19 +692,36 @@ fn find_init(creation: &Creation) -> Result<Process, String> {
     Ok(Process { pid, start_time: stat.start_time })
 }
 
+/// What the runtime has written, in its own family's file, else in that of any: a wrapper may have the name of one
+/// family and execute another, and a runtime's file may be called anything.
 fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     let Creation { invocation, task, .. } = creation;
-    let file = invocation.family.state_file().ok_or("where this runtime keeps its state is not known")?;
-    let root = invocation
-        .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
-        .ok_or("where this runtime keeps its state is not known")?;
-    let StateName::InDirectory(name) = file.name else {
-        return Err("this runtime's state has no fixed name".to_owned());
-    };
     let id = invocation.id.as_deref().ok_or("it has no id")?;
-    let path = root.join(id).join(name);
-    let state = state_file::read_state(&creation.caller(), &path).map_err(|e| e.to_string())?;
-    state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
+    let mut families = vec![invocation.family, Family::Runc, Family::Crun, Family::Youki];
+    families.dedup();
+    let mut first_error = None;
+    for family in families {
+        let Some(StateName::InDirectory(name)) = family.state_file().map(|file| file.name) else { continue };
+        let caller = cmdline::Caller { uid: task.euid, xdg_runtime_dir: None };
+        let Some(root) = invocation.root.clone().or_else(|| family.default_state_root(&caller)) else {
+            continue;
+        };
+        let path = root.join(id).join(name);
+        let pid = match state_file::read_state(&creation.caller(), &path) {
+            Ok(state) => state.pid.ok_or_else(|| format!("{} has no pid", path.display())),
+            Err(error) => Err(error.to_string()),
+        };
+        // In another runtime's folder a container of this id may be an older one.
+        let is_news = |pid: i32| proc::stat(pid).is_ok_and(|stat| stat.start_time >= task.start_time);
+        match pid {
+            Ok(pid) if family == invocation.family || is_news(pid) => return Ok(pid),
+            Ok(_) => {}
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| "where this runtime keeps its state is not known".to_owned()))
 }
 
 /// The containers that run at this moment, without a listener.

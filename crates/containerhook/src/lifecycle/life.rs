@@ -102,7 +102,6 @@ impl Life {
         }
     }
 
-    /// There is no init yet, and one may come.
     /// Will its init be process 1 of a pid namespace?
     pub(super) fn makes_pid_namespace(&self) -> bool {
         let Some(config) = &self.container.config else { return false };
@@ -113,6 +112,7 @@ impl Life {
             .any(|namespace| namespace.kind == "pid" && namespace.path.is_none())
     }
 
+    /// There is no init yet, and one may come.
     pub(super) fn creating(&self) -> bool {
         self.creator.is_some() && self.init.is_none() && !self.init_ended && !self.over
     }
@@ -120,6 +120,11 @@ impl Life {
     /// The runtime that creates it has not ended.
     pub(super) fn creator_works(&self) -> bool {
         self.creating() && self.creator_ended.is_none()
+    }
+
+    /// Its first program is still to come.
+    pub(super) fn may_enter(&self) -> bool {
+        !self.entered && !self.over && !self.init_ended
     }
 
     /// Nothing of it is left to tell.
