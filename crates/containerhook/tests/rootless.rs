@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use containerhook::{ContainerEvent, Engine, EventKind, Record};
 use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, only, the};
 use testkit::{Bundle, Podman, Process, Runtime, Scratch, Task, need, unique_id, wait_until, watchdog};
