@@ -680,8 +680,10 @@ impl Engine {
                 self.looks -= usize::from(untold.existing);
                 for (binary, mark) in learned {
                     if !self.runtimes.contains_key(&inode_of(&binary)) {
-                        let line =
-                            format!("{} is a container runtime that nothing named", binary.host_path.display());
+                        let line = format!(
+                            "{} is a container runtime that nothing named",
+                            binary.host_path.display()
+                        );
                         self.log.log(Level::Warn, line);
                     }
                     self.marked(binary, mark);
