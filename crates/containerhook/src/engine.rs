@@ -228,8 +228,8 @@ impl Engine {
         bell: Bell,
     ) -> Result<Engine, Error> {
         // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
-        let group =
-            Group::builder().nonblocking(true).class(Class::PreContent).build().map_err(of_fanotify)?;
+        let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -358,7 +358,7 @@ impl Engine {
             return Ok(());
         }
         match refused {
-            Some(error) => Err(of_fanotify(error)),
+            Some(error) => Err(of_fanotify(&error)),
             None => Err(Error::new(
                 ErrorKind::NoRuntime,
                 format!("no container runtime was found under {}", self.search.host_root.display()),
@@ -442,7 +442,7 @@ impl Engine {
                 }
             }
             for seen in seen.drain(..) {
-                self.seen(seen, at, time);
+                self.seen(&seen, at, time);
             }
             for Ended { process, status, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
@@ -496,7 +496,7 @@ impl Engine {
         // Answered by being dropped, wherever this returns without keeping it.
         let Ok(inode) = event.inode() else { return };
         let tid = event.task();
-        if self.lifecycle.knows(tid).is_some_and(is_there) {
+        if self.lifecycle.knows(tid).is_some_and(|process| self.exits.is_alive(process)) {
             // A runtime that executes itself again, or what it was asked to run.
             if !self.entries.contains_key(&inode) {
                 return;
@@ -520,7 +520,7 @@ impl Engine {
     }
 
     /// The init of some pid namespace has executed a program.
-    fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+    fn seen(&mut self, seen: &Seen, at: Instant, time: SystemTime) {
         if let Some(runtime) = seen.stopped_for {
             let filename = seen.filename.to_string_lossy().into_owned();
             self.stopped(seen.process, runtime, filename, at, time);
@@ -680,11 +680,14 @@ impl Engine {
             Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
                 self.looks -= usize::from(untold.existing);
-                if let Some((binary, mark)) = learned {
-                    self.log.log(
-                        Level::Warn,
-                        format!("{} is a container runtime that nothing named", binary.host_path.display()),
-                    );
+                for (binary, mark) in learned {
+                    if !self.runtimes.contains_key(&inode_of(&binary)) {
+                        let line = format!(
+                            "{} is a container runtime that nothing named",
+                            binary.host_path.display()
+                        );
+                        self.log.log(Level::Warn, line);
+                    }
                     self.marked(binary, mark);
                 }
                 self.apply(Input::Untold(untold));
@@ -927,11 +930,6 @@ fn own_start_time() -> u64 {
     (seconds * 100.0) as u64
 }
 
-/// Has the pid not been used again? Without BPF an end may be told after its pid is free.
-fn is_there(process: Process) -> bool {
-    proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
-}
-
 fn sources(binary: &Binary) -> String {
     let words: Vec<String> = binary
         .sources
@@ -948,7 +946,7 @@ fn sources(binary: &Binary) -> String {
     words.join(", ")
 }
 
-fn of_fanotify(error: fanotify::Error) -> Error {
+fn of_fanotify(error: &fanotify::Error) -> Error {
     let kind = match error.raw_os_error() {
         Some(libc::EPERM) => ErrorKind::Permission,
         Some(libc::ENOSYS | libc::EINVAL) => ErrorKind::Unsupported,

@@ -12,6 +12,7 @@ use crate::event::{ContainerEvent, EventKind, Record};
 use crate::events::Events;
 use crate::handler::{Handler, RecordFn};
 use crate::outlet::Outlet;
+use crate::runtime::Search;
 use crate::watchdog::{Heartbeat, Watchdog};
 
 /// The longest deadline that can be set: engines give up later than this (Podman at 240 s, the kubelet at 120 s to
@@ -92,11 +93,11 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let search = Search::from_env();
         Builder {
             settings: Settings {
-                host_root: path("HOST_ROOT").unwrap_or_else(|| PathBuf::from("/")),
-                only_runtime: path("RUNTIME_PATH"),
+                host_root: search.host_root,
+                only_runtime: search.only,
                 runtimes: Vec::new(),
                 discover: true,
                 told: EventKind::ALL.to_vec(),

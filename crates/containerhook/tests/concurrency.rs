@@ -106,12 +106,14 @@ fn more_containers_at_once_than_handlers_may_run() -> Result<()> {
     let runtime = Runtime::runc()?;
     let bundles = bundles(16, &Rootfs::busybox()?)?;
     let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (now, peak) = (Arc::clone(&at_once), Arc::clone(&most));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (now, peak, called) = (Arc::clone(&at_once), Arc::clone(&most), Arc::clone(&calls));
     let builder = only([runtime.path()]).deadline(Duration::from_secs(100)).max_handlers(BOUND);
     let listener = Listener::start(builder, move |_: &ContainerEvent| {
         peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(50));
         now.fetch_sub(1, Ordering::SeqCst);
+        called.fetch_add(1, Ordering::SeqCst);
     })?;
     run_all(&runtime, &bundles)?;
     for bundle in &bundles {
@@ -119,6 +121,10 @@ fn more_containers_at_once_than_handlers_may_run() -> Result<()> {
         let late = records.iter().filter_map(|record| record.answer.as_ref()).any(|answer| answer.timed_out);
         ensure!(!late, "{}", listener.text());
     }
+    // An event is recorded when its turn comes, and told when a thread is free.
+    testkit::wait_until("the handler was called for each", support::PATIENCE, || {
+        (calls.load(Ordering::SeqCst) == bundles.len() * WHOLE_LIFE.len()).then_some(())
+    })?;
     let most = most.load(Ordering::SeqCst);
     ensure!(most == BOUND, "{most} handlers ran at once");
     listener.wait_idle()?;

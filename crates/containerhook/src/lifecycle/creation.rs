@@ -101,10 +101,10 @@ impl Lifecycle {
     pub(super) fn finish(&mut self, id: LifeId, change: Option<Config>, out: &mut Vec<Action>) {
         let Some(life) = self.lives.get(&id) else { return };
         // `run` needs the mark for Created, which is told at the entrypoint's exec; and for the end, which a watch that
-        // comes later could miss.
+        // comes later could miss, and whose status is else taken for that of a creation that failed.
+        let by_run = [EventKind::Created, EventKind::Stopped, EventKind::Deleted];
         let mark = self.rules.tells(EventKind::Started)
-            || (matches!(life.verb, Verb::Run { .. })
-                && (self.rules.tells(EventKind::Created) || self.rules.tells(EventKind::Stopped)));
+            || (matches!(life.verb, Verb::Run { .. }) && by_run.iter().any(|kind| self.rules.tells(*kind)));
         out.push(Action::Finish { life: id, change, mark });
     }
 
