@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use fanotify::{Event, Group, InodeId, Mark, PermissionEvent};
+use fanotify::{Class, Event, Group, InodeId, Mark, PermissionEvent};
 
 use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
@@ -227,7 +227,9 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(|error| of_fanotify(&error))?;
+        // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
+        let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -771,7 +773,10 @@ impl Engine {
             Held::Exec(event) => {
                 let answered = match refusal {
                     None => event.allow(),
-                    Some(Refusal {}) => event.deny(),
+                    Some(Refusal { error }) => match error.errno() {
+                        None => event.deny(),
+                        Some(errno) => event.deny_with_errno(errno).map(drop),
+                    },
                 };
                 if let Err(error) = answered {
                     self.log.log(Level::Debug, format!("answering: {error}"));

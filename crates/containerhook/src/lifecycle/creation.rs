@@ -207,7 +207,7 @@ impl Lifecycle {
             return;
         }
         life.start_passed = true;
-        let refusal = (life.gate == Gate::Refused).then(Refusal::default);
+        let refusal = life.refusal();
         out.push(Action::Answer { hold, refusal });
         self.started_unheld(id, now, out);
     }
@@ -218,7 +218,7 @@ impl Lifecycle {
         life.starts.retain(|(start, _)| *start != hold);
         // crun executes itself again, and must not wait again.
         life.start_passed = true;
-        (life.gate == Gate::Refused).then(Refusal::default)
+        life.refusal()
     }
 
     /// The container's `start` goes on, and its entrypoint will not be held: this is all there is to tell of it.
@@ -254,7 +254,7 @@ impl Lifecycle {
         life.gate = gate;
         if gate == Gate::Open || life.init_ended || life.init.is_none() {
             let starts = std::mem::take(&mut life.starts);
-            let refusal = (gate == Gate::Refused).then(Refusal::default);
+            let refusal = life.refusal();
             for (hold, _) in starts {
                 self.answer(hold, refusal, out);
             }
