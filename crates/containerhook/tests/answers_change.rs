@@ -23,8 +23,7 @@ use containerhook::{
 use serde_json::Value;
 use support::{LIMIT, Listener, PATIENCE, only, the};
 use testkit::{
-    Bundle, Containerd, Cri, Dockerd, Family, Output, Podman, Runtime, Scratch, need, unique_id, wait_until,
-    watchdog,
+    Bundle, Containerd, Cri, Dockerd, Family, Podman, Runtime, Scratch, need, unique_id, wait_until, watchdog,
 };
 
 use EventKind::{Created, PreCreate, Started};
@@ -112,7 +111,7 @@ impl Changer {
             read.extend(reader.thread.join().expect("it does not panic"));
         }
         let seen = self.seen.lock().unwrap();
-        let seen = seen.iter().find(|seen| seen.id == id).context("it was not changed")?;
+        let seen = seen.iter().rfind(|seen| seen.id == id).context("it was not changed")?;
         ensure!(!read.is_empty());
         for bytes in read {
             ensure!(bytes == seen.old || bytes == seen.new, "half: {}", String::from_utf8_lossy(&bytes));
@@ -122,7 +121,7 @@ impl Changer {
 
     fn ensure_kept(&self, id: &str) -> Result<()> {
         let seen = self.seen.lock().unwrap();
-        let seen = seen.iter().find(|seen| seen.id == id).context("it was not changed")?;
+        let seen = seen.iter().rfind(|seen| seen.id == id).context("it was not changed")?;
         let facts = fs::metadata(&seen.path)?;
         ensure!(fs::read(&seen.path)? == seen.new);
         ensure!((facts.uid(), facts.gid(), facts.mode() & 0o7777) == (OWNER.0, OWNER.1, MODE), "{facts:?}");
@@ -206,7 +205,7 @@ impl Test {
         let answer = records[0].answer.as_ref().context("no answer")?;
         ensure!(answer.decision == Verdict::Change && answer.reason.is_none(), "{answer:?}");
         let seen = self.changer.seen.lock().unwrap();
-        let new = &seen.iter().find(|seen| seen.id == id).context("it was not changed")?.new;
+        let new = &seen.iter().rfind(|seen| seen.id == id).context("it was not changed")?.new;
         // What is told from now on is what the runtime has read.
         let config = the(Created, &records)?.event.config().context("no config")?;
         ensure!(config.raw() == new, "another config is told");
@@ -323,3 +322,264 @@ macro_rules! changes {
 }
 
 changes!(Runc runc, Crun crun, Youki youki);
+
+/// What `exec` gives a process in a container that was changed: its mounts are the container's, and all else is the
+/// engine's own copy of the configuration, which nobody has changed; but for what Podman reads in the bundle.
+fn ensure_unchanged_in_exec(output: &str, has_capability: bool) -> Result<()> {
+    let words: Vec<(&str, &str)> = output.lines().filter_map(|line| line.trim().split_once('=')).collect();
+    let word = |name: &str| words.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    ensure!(word("mounted") == Some("from the host"), "{output}");
+    ensure!(word("trace") == Some(""), "{output}");
+    ensure!(word("unwanted") == Some("1"), "{output}");
+    let capabilities = u64::from_str_radix(word("capabilities").context("no capabilities")?.trim(), 16)?;
+    ensure!((capabilities & CAP_KILL != 0) == has_capability, "{capabilities:#x}");
+    ensure!(word("limit") != Some("77"), "{output}");
+    Ok(())
+}
+
+/// What stays until somebody removes it.
+const STAY: [&str; 4] = ["/bin/sh", "-c", "sleep 1000; true", "original"];
+
+#[test]
+fn what_docker_shows_later() -> Result<()> {
+    need!(Root, Busybox, Docker, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let docker = Dockerd::start_with(&runtime)?;
+    let test = Test::start(&runtime)?;
+    let name = unique_id("changed");
+    done(&mut docker.run(&["--detach", "--env", "UNWANTED=1", "--name", &name], &STAY))?.ok()?;
+    let records = test.started()?;
+    ensure!(words_of(&records)?.last().map(String::as_str) == Some("changed"));
+    let inspected = docker.inspect(&name, "json .Config.Env")? + &docker.inspect(&name, "json .Args")?;
+    ensure!(!inspected.contains("TRACE") && inspected.contains("UNWANTED=1"), "{inspected}");
+    ensure!(inspected.contains("original") && !inspected.contains("changed"), "{inspected}");
+    ensure!(!docker.inspect(&name, "json .Mounts")?.contains("/tools"));
+    ensure_unchanged_in_exec(&done(docker.docker(["exec", &name]).args(ARGS))?.ok()?.stdout, true)?;
+
+    // Another life from Docker's own copy, and so another change.
+    done(&mut docker.docker(["restart", "--time", "0", &name]))?.ok()?;
+    let id = records[0].event.id();
+    let again = test.listener.wait_for("it has started again", |records| {
+        let started = |record: &&Record| record.event.id() == id && record.event.kind() == Started;
+        records.iter().filter(started).nth(1).cloned()
+    })?;
+    ensure!(words_of(&[again])?.last().map(String::as_str) == Some("changed"));
+    done(&mut docker.docker(["rm", "--force", &name]))?.ok()?;
+    test.listener.close()?;
+    Ok(())
+}
+
+#[test]
+fn what_containerd_shows_later() -> Result<()> {
+    need!(Root, Busybox, Containerd, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let containerd = Containerd::start_with(&runtime)?;
+    let test = Test::start(&runtime)?;
+    let id = unique_id("changed");
+    done(&mut containerd.run(&["--detach", "--env", "UNWANTED=1"], &id, &STAY))?.ok()?;
+    ensure!(words_of(&test.started()?)?.last().map(String::as_str) == Some("changed"));
+    let info = done(&mut containerd.ctr(["containers", "info", &id]))?.ok()?.stdout;
+    ensure!(!info.contains("TRACE") && info.contains("UNWANTED=1") && info.contains("original"), "{info}");
+    let exec = done(containerd.ctr(["task", "exec", "--exec-id", "e1", &id]).args(ARGS))?.ok()?;
+    ensure_unchanged_in_exec(&exec.stdout, true)?;
+    done(&mut containerd.ctr(["task", "delete", "--force", &id]))?;
+    test.listener.close()?;
+    Ok(())
+}
+
+#[test]
+fn what_podman_shows_later() -> Result<()> {
+    need!(Root, Busybox, Podman, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let podman = Podman::start_with(&runtime)?;
+    let test = Test::start(&runtime)?;
+    let name = unique_id("changed");
+    done(&mut podman.run(&["--detach", "--env", "UNWANTED=1", "--name", &name], &STAY))?.ok()?;
+    let records = test.started()?;
+    ensure!(words_of(&records)?.last().map(String::as_str) == Some("changed"));
+    // Of a container that runs, Podman reads environment and capabilities in the bundle; all else is its own.
+    let environment = podman.inspect(&name, "json .Config.Env")?;
+    ensure!(environment.contains("TRACE=on") && !environment.contains("UNWANTED"), "{environment}");
+    let own = podman.inspect(&name, "json .Args")? + &podman.inspect(&name, "json .Mounts")?;
+    ensure!(own.contains("original") && !own.contains("changed") && !own.contains("/tools"), "{own}");
+    let capabilities = podman.inspect(&name, "json .EffectiveCaps")?;
+    ensure!(capabilities.contains("CAP_CHOWN") && !capabilities.contains("CAP_KILL"), "{capabilities}");
+    ensure_unchanged_in_exec(&done(podman.podman(["exec", &name]).args(ARGS))?.ok()?.stdout, false)?;
+
+    done(&mut podman.podman(["restart", "--time", "0", &name]))?.ok()?;
+    let id = records[0].event.id();
+    let again = test.listener.wait_for("it has started again", |records| {
+        let started = |record: &&Record| record.event.id() == id && record.event.kind() == Started;
+        records.iter().filter(started).nth(1).cloned()
+    })?;
+    ensure!(words_of(&[again])?.last().map(String::as_str) == Some("changed"));
+    done(&mut podman.podman(["rm", "--force", "--time", "0", &name]))?.ok()?;
+    test.listener.close()?;
+    Ok(())
+}
+
+/// And that the container of a pod sees its change.
+#[test]
+fn what_cri_shows_later() -> Result<()> {
+    need!(Root, Busybox, Cri, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let cri = Cri::start_with(&runtime)?;
+    let test = Test::start(&runtime)?;
+    let pod = cri.run_pod(&unique_id("pod"))?;
+    let short = cri.create_container(&pod, "short", &ARGS)?;
+    cri.start_container(&short)?;
+    wait_until("it has ended", PATIENCE, || cri.exit_code(&short).ok().flatten())?;
+    let logs = cri.containerd().socket().with_file_name("logs");
+    // Each line has a time, a stream and a flag before what was printed.
+    let log = fs::read_to_string(logs.join("short.log"))?;
+    let printed: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    test.changer.ensure_whole(&short)?;
+    ensure!(printed.contains(&"trace=on") && printed.contains(&"argument=changed"), "{log}");
+
+    let id = cri.create_container(&pod, "stays", &STAY)?;
+    cri.start_container(&id)?;
+    let info = cri.ctr(&["containers", "info", &id])?.stdout;
+    ensure!(!info.contains("TRACE") && info.contains("original"), "{info}");
+    let (stdout, _, code) = cri.exec_sync(&id, &ARGS)?;
+    ensure!(code == 0 && stdout.contains("trace=\n") && stdout.contains("mounted=from the host"), "{stdout}");
+    cri.stop_pod(&pod)?;
+    cri.remove_pod(&pod)?;
+    test.listener.close()?;
+    Ok(())
+}
+
+/// runc by itself reads the changed file for `exec` too, where it is given no process.
+#[test]
+fn what_runc_reads_for_exec() -> Result<()> {
+    need!(Root, Busybox, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let test = Test::start(&runtime)?;
+    let bundle = Bundle::builder(unique_id("changed")).args(STAY).env("UNWANTED", "1").build()?;
+    runtime.create(&bundle)?;
+    runtime.start(bundle.id())?;
+    let output = runtime.exec(bundle.id(), &ARGS)?.ok()?.stdout;
+    ensure!(output.contains("trace=on\n") && output.contains("unwanted=\n"), "{output}");
+    runtime.delete(bundle.id(), true)?;
+    test.listener.close()?;
+    Ok(())
+}
+
+/// What the kernel saw being executed.
+fn words_of(records: &[Record]) -> Result<Vec<String>> {
+    Ok(the(Started, records)?.event.exec().context("no words")?.args.clone())
+}
+
+/// A bundle on a file system that is full when the configuration is changed.
+fn on_a_full_disk(family: Family, choice: OnTimeout) -> Result<()> {
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::new(family)?;
+    let bundle = Bundle::builder(unique_id("full")).script("echo it runs: $TRACE").build()?;
+    let disk = Disk::mount(bundle.path().join("disk"))?;
+    fs::copy(bundle.config_path(), disk.0.join("config.json"))?;
+    let before = fs::read(disk.0.join("config.json"))?;
+    // One that has room for nothing, not even for a name.
+    fill(&disk.0)?;
+    let listener = Listener::start(only([runtime.path()]).on_timeout(choice), |event: &ContainerEvent| {
+        let Some(config) = event.config().filter(|_| event.kind() == PreCreate) else {
+            return Decision::allow();
+        };
+        let mut change = ConfigChange::of(config).expect("it is plain");
+        change.add_env("TRACE", &"on".repeat(10_000));
+        Decision::change(&change)
+    })?;
+    let mut create = runtime.command(["create", "--bundle"]);
+    create.arg(&disk.0).arg("--pid-file").arg(bundle.pid_file()).arg(bundle.id());
+    let output = done(&mut create);
+    let record = listener.wait_for("it is told", |records| records.first().cloned())?;
+    let answer = record.answer.as_ref().context("unanswered")?;
+    let reason = answer.reason.as_deref().unwrap_or_default();
+    ensure!(reason.contains("could not be written") && reason.contains("No space left"), "{answer:?}");
+    ensure!(!answer.timed_out, "{answer:?}");
+    ensure!(fs::read(disk.0.join("config.json"))? == before, "the file has changed");
+    let names: BTreeSet<String> = names(&disk.0)?;
+    ensure!(names == BTreeSet::from(["config.json".into(), "filler".into()]), "{names:?}");
+    if choice == OnTimeout::Deny {
+        // The exec itself fails: there is no process that could say more.
+        let error = format!("{:#}", output.err().context("it was executed")?);
+        ensure!(error.contains("Operation not permitted"), "{error}");
+        ensure!(answer.decision == Verdict::Deny, "{answer:?}");
+        ensure!(runtime.containers().is_empty(), "{:?}", runtime.containers());
+    } else {
+        output?.ok()?;
+        ensure!(answer.decision == Verdict::Allow, "{answer:?}");
+        let records = listener.wait(bundle.id(), &[PreCreate, Created])?;
+        ensure!(records[1].event.config().context("no config")?.raw() == before);
+        runtime.start(bundle.id())?;
+        let records = listener.wait_for("it has started", |records| {
+            records.iter().any(|record| record.event.kind() == Started).then(|| records.to_vec())
+        })?;
+        ensure!(words_of(&records)?.last().map(String::as_str) == Some("echo it runs: $TRACE"));
+        runtime.delete(bundle.id(), true)?;
+    }
+    listener.wait_idle()?;
+    listener.close()?;
+    Ok(())
+}
+
+/// A tiny file system, unmounted when it is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: PathBuf) -> Result<Self> {
+        fs::create_dir(&at)?;
+        let mut mount = Command::new("mount");
+        done(mount.args(["-t", "tmpfs", "-o", "size=32k", "containerhook-test"]).arg(&at))?.ok()?;
+        Ok(Disk(at))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn fill(disk: &Path) -> Result<()> {
+    use std::io::Write as _;
+    let mut filler = fs::File::create(disk.join("filler"))?;
+    while filler.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+    Ok(())
+}
+
+fn names(folder: &Path) -> Result<BTreeSet<String>> {
+    let entries = fs::read_dir(folder)?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+mod on_a_full_disk {
+    use super::*;
+
+    #[test]
+    fn runc_goes_on_unchanged() -> Result<()> {
+        need!(Root, Busybox, Runc);
+        super::on_a_full_disk(Family::Runc, OnTimeout::Allow)
+    }
+
+    #[test]
+    fn runc_is_refused() -> Result<()> {
+        need!(Root, Busybox, Runc);
+        super::on_a_full_disk(Family::Runc, OnTimeout::Deny)
+    }
+
+    #[test]
+    fn crun_goes_on_unchanged() -> Result<()> {
+        need!(Root, Busybox, Crun);
+        super::on_a_full_disk(Family::Crun, OnTimeout::Allow)
+    }
+
+    #[test]
+    fn crun_is_refused() -> Result<()> {
+        need!(Root, Busybox, Crun);
+        super::on_a_full_disk(Family::Crun, OnTimeout::Deny)
+    }
+}

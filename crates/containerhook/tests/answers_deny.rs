@@ -205,10 +205,9 @@ fn refused_at(kind: EventKind, engine: &dyn Engine, runtime: &Runtime, seen: &Se
 
     refuser.refuse(Some(kind));
     let output = engine.run(&unique_id("refused"), &["/bin/echo", RUNS])?;
-    refuser.refuse(None);
     seen.check(&output)?;
-
     let refused = listener.wait_for("the refusal is told", |records| the_refused(records, kind))?;
+    refuser.refuse(None);
     let id = refused.event.id();
     let records = listener.wait_besides(id, life_of_one_refused_at(kind), &[Killed])?;
     if let Some(pid) = records.last().and_then(|record| record.event.pid()) {
@@ -313,11 +312,12 @@ fn refused_in_a_pod_at(kind: EventKind, says: Option<&[&[&str]]>) -> Result<()> 
     let before = places.traces(&ids);
     refuser.refuse(Some(kind));
     let started = cri.start_container(&id);
-    refuser.refuse(None);
     eprintln!("{kind}: {started:?}");
+    // The start may have returned before the container's first instruction is told.
     listener.wait_for("the refusal is told", |records| {
         the_refused(records, kind).filter(|record| record.event.id() == id)
     })?;
+    refuser.refuse(None);
     let exited = |code| {
         wait_until("it has exited", PATIENCE, || (cri.exit_code(&id).ok()? == Some(code)).then_some(()))
     };
@@ -438,7 +438,6 @@ mod cri_with_runc {
         for kind in [PreCreate, Created, Started] {
             refuser.refuse_sandboxes(Some(kind));
             let pod = cri.run_pod(&unique_id("refused"));
-            refuser.refuse_sandboxes(None);
             eprintln!("{kind}: {pod:?}");
             let refused = |record: &&Record| {
                 record.event.kind() == kind
@@ -446,6 +445,7 @@ mod cri_with_runc {
             };
             let record =
                 listener.wait_for("the refusal is told", |records| records.iter().find(refused).cloned())?;
+            refuser.refuse_sandboxes(None);
             match pod {
                 Ok(pod) => {
                     ensure!(kind == Started, "{kind}: the pod has started");
