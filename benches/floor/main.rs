@@ -83,9 +83,8 @@ impl Group {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let (add, mask) = (libc::FAN_MARK_ADD, libc::FAN_OPEN_EXEC_PERM);
         // SAFETY: the path is a string that lives through the call.
-        let done = unsafe {
-            libc::fanotify_mark(self.0.as_raw_fd(), add, mask, libc::AT_FDCWD, path.as_ptr())
-        };
+        let done =
+            unsafe { libc::fanotify_mark(self.0.as_raw_fd(), add, mask, libc::AT_FDCWD, path.as_ptr()) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("fanotify_mark") }
     }
 

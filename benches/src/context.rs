@@ -15,13 +15,15 @@ pub(crate) struct Context {
     pub(crate) tools: Tools,
     pub(crate) quick: bool,
     pub(crate) scratch: Scratch,
+    /// Where stand-ins keep their state and write pid files: on a tmpfs, as runtimes do.
+    pub(crate) state: PathBuf,
     /// A copy of the stand-in that is marked.
     pub(crate) runtime: PathBuf,
     /// One that nobody marks.
     pub(crate) plain: PathBuf,
     /// The bundle that stand-ins make containers of.
     pub(crate) bundle: Bundle,
-    pub(crate) notes: Mutex<Vec<String>>,
+    notes: Mutex<Vec<String>>,
     ids: AtomicU64,
 }
 
@@ -35,12 +37,23 @@ impl Context {
         };
         // By this name its command lines are read as runc's.
         let (runtime, plain) = (copy("runc")?, copy("plain")?);
-        std::fs::create_dir(scratch.join("state"))?;
+        let state = Path::new("/run").join(scratch.name());
+        std::fs::create_dir_all(state.join("state"))?;
         let bundle = Bundle::builder("bench").args(["/entry", "wait"]).edit(as_engines_write).build()?;
         std::fs::copy(&tools.standin, bundle.rootfs().join("entry"))?;
         // Stand-ins look for it in the bundle.
         std::os::unix::fs::symlink(bundle.rootfs().path(), bundle.path().join("rootfs"))?;
-        Ok(Context { tools, quick, scratch, runtime, plain, bundle, notes: Mutex::default(), ids: AtomicU64::new(0) })
+        Ok(Context {
+            tools,
+            quick,
+            scratch,
+            state,
+            runtime,
+            plain,
+            bundle,
+            notes: Mutex::default(),
+            ids: AtomicU64::new(0),
+        })
     }
 
     /// `quick` or `full`, as this run is.
@@ -55,6 +68,10 @@ impl Context {
 
     pub(crate) fn note(&self, text: impl Into<String>) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+    }
+
+    pub(crate) fn taken_notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Each arm in turn, `rounds` times; every other round the other way round, so that no arm always comes first.
@@ -78,6 +95,12 @@ impl Context {
             }
         }
         Ok(samples)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.state);
     }
 }
 

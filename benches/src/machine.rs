@@ -11,7 +11,11 @@ pub(crate) fn describe() -> String {
     };
     let count = std::thread::available_parallelism().map_or(0, usize::from);
     let model = of_cpu("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    let guest = if of_cpu("flags").is_some_and(|flags| flags.contains(" hypervisor")) { ", a virtual machine" } else { "" };
+    let guest = if of_cpu("flags").is_some_and(|flags| flags.contains(" hypervisor")) {
+        ", a virtual machine"
+    } else {
+        ""
+    };
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib: f64 =
         memory.split_ascii_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
@@ -31,6 +35,7 @@ pub(crate) fn commit() -> String {
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".to_owned() };
-    let clean = git(&["status", "--porcelain", "--untracked-files=no", "--", "crates", "benches", "Cargo.lock"]);
+    let clean =
+        git(&["status", "--porcelain", "--untracked-files=no", "--", "crates", "benches", "Cargo.lock"]);
     if clean.is_some_and(|changes| changes.is_empty()) { commit } else { commit + "+" }
 }

@@ -59,7 +59,8 @@ fn main() -> Result<()> {
     // Whatever is stuck: the listeners end with this process.
     let _dog = testkit::watchdog(Duration::from_secs(40 * 60));
     for benchmark in benchmarks::ALL {
-        if bench.no_run || !(bench.names.is_empty() || bench.names.iter().any(|name| name == benchmark.name)) {
+        if bench.no_run || !(bench.names.is_empty() || bench.names.iter().any(|name| name == benchmark.name))
+        {
             continue;
         }
         let begin = Instant::now();
@@ -83,7 +84,7 @@ fn main() -> Result<()> {
             machine: machine::describe(),
             load,
             rows,
-            notes: ctx.notes.into_inner()?,
+            notes: ctx.taken_notes(),
         };
         print!("{}", page::table(&found));
         println!("({:.0} s)\n", begin.elapsed().as_secs_f64());

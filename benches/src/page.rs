@@ -19,7 +19,10 @@ pub(crate) fn write(results: &Results, docs: &Path) -> Result<()> {
             None => writeln!(page, "{line}")?,
             Some(name) => {
                 let benchmark = crate::benchmarks::ALL.iter().find(|benchmark| benchmark.name == name);
-                ensure!(benchmark.is_some(), "benches/benchmarks.md names a benchmark {name}, which there is not");
+                ensure!(
+                    benchmark.is_some(),
+                    "benches/benchmarks.md names a benchmark {name}, which there is not"
+                );
                 match results.0.get(name) {
                     Some(found) => page.push_str(&table(found)),
                     None => writeln!(page, "Not measured yet: `cargo xtask bench {name}`.")?,
@@ -63,8 +66,9 @@ pub(crate) fn table(found: &Found) -> String {
             let _ = write!(text, " {} | {p99} | {n} |", with_unit(row.median, row));
             if compared {
                 let ratio = row.ratio.map_or_else(String::new, |ratio| interval(ratio, "× ", 3));
-                let added =
-                    row.added.map_or_else(String::new, |added| format!("{} {}", interval(added, "", digits(row)), row.unit));
+                let added = row.added.map_or_else(String::new, |added| {
+                    format!("{} {}", interval(added, "", digits(row)), row.unit)
+                });
                 let _ = write!(text, " {ratio} | {added} |");
             }
             text.push('\n');
@@ -120,14 +124,21 @@ mod tests {
         let text = table(&found);
         assert!(text.contains("`cargo xtask bench t` at abc on 2026-01-01; 2 × CPU; load"), "{text}");
         assert!(text.contains("| exec | none | 105 µs |  | 2 |  |  |"), "{text}");
-        assert!(text.contains("|  | floor | 210 µs |  | 2 | × 2.000 (2.000 to 2.000) | 105 (100 to 110) µs |"), "{text}");
+        assert!(
+            text.contains("|  | floor | 210 µs |  | 2 | × 2.000 (2.000 to 2.000) | 105 (100 to 110) µs |"),
+            "{text}"
+        );
         assert!(text.ends_with("\nA note.\n\n"), "{text}");
     }
 
     #[test]
     fn the_prose_names_every_benchmark() {
         for benchmark in crate::benchmarks::ALL {
-            assert!(PROSE.lines().any(|line| line == format!("{{{{{}}}}}", benchmark.name)), "{}", benchmark.name);
+            assert!(
+                PROSE.lines().any(|line| line == format!("{{{{{}}}}}", benchmark.name)),
+                "{}",
+                benchmark.name
+            );
         }
     }
 }

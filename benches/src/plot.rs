@@ -76,7 +76,11 @@ fn plot(file: &Path, title: &str, across: &str, up: &str, lines: &[Line]) -> Res
                 .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
             chart.draw_series(at.map(|point| Circle::new(point, 3, colour.filled())))?;
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+        chart
+            .configure_series_labels()
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
         area.present()?;
         Ok(())
     };

@@ -40,7 +40,12 @@ impl Samples {
     }
 
     fn pairs(&self, base: &Samples, f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
-        self.medians().into_iter().zip(base.medians()).map(|(a, b)| f(a, b)).filter(|x| x.is_finite()).collect()
+        self.medians()
+            .into_iter()
+            .zip(base.medians())
+            .map(|(a, b)| f(a, b))
+            .filter(|x| x.is_finite())
+            .collect()
     }
 }
 
@@ -71,11 +76,7 @@ pub(crate) fn estimate(values: &[f64]) -> Option<Estimate> {
         })
         .collect();
     medians.sort_by(f64::total_cmp);
-    Some(Estimate {
-        value: median(values),
-        low: quantile(&medians, 0.025),
-        high: quantile(&medians, 0.975),
-    })
+    Some(Estimate { value: median(values), low: quantile(&medians, 0.025), high: quantile(&medians, 0.975) })
 }
 
 /// xorshift64*: good enough to draw with, and the same everywhere.

@@ -36,13 +36,8 @@ fn with(ctx: &Context, family: Family) -> Result<Vec<Row>> {
     let (plain, hooked) = (plain.build()?, hooked.build()?);
     // The third arm has no listener either: its bundle names a hook program that does nothing.
     let hooks = Arm::hook("OCI hooks: createRuntime, poststop", &[]);
-    let arms = [
-        Arm::None,
-        Arm::NoneAgain,
-        hooks.clone(),
-        Arm::Floor,
-        Arm::hook("containerhook", &["--exec-watch"]),
-    ];
+    let arms =
+        [Arm::None, Arm::NoneAgain, hooks.clone(), Arm::Floor, Arm::hook("containerhook", &["--exec-watch"])];
     let path = runtime.path();
     let mut found = Vec::new();
     for (what, whole) in [("create, pid file, start, delete", create_to_delete as Whole), ("run", run_once)] {

@@ -19,7 +19,7 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
         let once = || {
             let id = ctx.id("x");
             let mut command = if creates {
-                load::create(&ctx.runtime, ctx.scratch.path(), ctx.bundle.path(), &id)
+                load::create(&ctx.runtime, &ctx.state, ctx.bundle.path(), &id)
             } else {
                 let mut command = Command::new(&ctx.runtime);
                 command.args(["--log", "/dev/null", "features"]);

@@ -86,7 +86,7 @@ fn measure(ctx: &Context, arm: &Arm, rate: f64, count: usize) -> Result<[Vec<f64
 }
 
 fn container(ctx: &Context, floor: bool) -> Result<Moments> {
-    let folder = ctx.scratch.path();
+    let folder = ctx.state.as_path();
     let id = ctx.id("t");
     let (mut create, mut stamps) =
         load::spawn_stamped(&mut load::create(&ctx.runtime, folder, ctx.bundle.path(), &id))?;
@@ -97,7 +97,11 @@ fn container(ctx: &Context, floor: bool) -> Result<Moments> {
     load::timed(&mut load::verb(&ctx.runtime, folder, "start", &id))?;
     let entry = stamps.next()?;
     // The entrypoint is held; it is to run before it ends.
-    std::thread::sleep(Duration::from_millis(2));
+    let until = Instant::now() + Duration::from_secs(10);
+    while !executes_entry(init) {
+        anyhow::ensure!(Instant::now() < until, "the entrypoint of {id} does not run");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let (kill, ended) = if floor {
         let thread = load::floor_of_end(init)?;
         let kill = load::kill(init);
@@ -108,6 +112,10 @@ fn container(ctx: &Context, floor: bool) -> Result<Moments> {
     load::reap(init);
     load::timed(&mut load::verb(&ctx.runtime, folder, "delete", &id))?;
     Ok(Moments { id, exec, create_end, entry, kill, known, ended })
+}
+
+fn executes_entry(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"/rootfs/entry\0wait\0"))
 }
 
 fn since(from: u64, to: u64) -> f64 {

@@ -1,5 +1,7 @@
 //! Memory, wake-ups and processor time of a listener to which nothing happens; its size, and its time to ready.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -25,7 +27,7 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
     let root = host_root(ctx)?;
     for _ in 0..ctx.pick(5, 40) {
         ready.0[0].push(start()?.ready.as_secs_f64() * 1e3);
-        let options = ["--discover", "--exec-watch", "--host-root"].map(std::ffi::OsString::from);
+        let options = ["--discover", "--exec-watch", "--host-root"].map(OsString::from);
         let args = options.into_iter().chain([root.as_os_str().to_owned()]);
         found.0[0].push(Listener::start(&ctx.tools.listener, args)?.ready.as_secs_f64() * 1e3);
     }
@@ -33,7 +35,8 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
     rows.push(Row::of("from its start until ready", "containerhook, runtimes looked for", "ms", &found));
 
     let mut listener = start()?;
-    std::thread::sleep(Duration::from_secs(1));
+    // Threads that are left over from the start linger for some seconds.
+    std::thread::sleep(Duration::from_secs(ctx.pick(1, 12)));
     let after_start = Memory::of(listener.pid())?;
     let length = ctx.pick(5, 60);
     for processes in [100_usize, 3000] {
@@ -44,10 +47,9 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
         std::thread::sleep(Duration::from_secs(length));
         let after = Activity::of(listener.pid())?;
         let group = format!("idle for {length} s");
-        let switches = after.switches - before.switches;
+        let (switches, cpu) = after.since(&before);
         rows.push(Row::figure(&group, &arm, "wake-ups of all threads", switches as f64));
-        let cpu = (after.cpu - before.cpu) as f64 / 1e6;
-        rows.push(Row::figure(&group, &arm, "ms of processor time", cpu));
+        rows.push(Row::figure(&group, &arm, "ms of processor time", cpu as f64 / 1e6));
     }
     rows.push(Row::figure("resident after its start", "containerhook", "MB", after_start.resident));
     rows.push(Row::figure("its own (anonymous) part", "containerhook", "MB", after_start.anonymous));
@@ -141,25 +143,30 @@ impl Memory {
     }
 }
 
-/// Of all threads together.
-struct Activity {
-    switches: u64,
-    /// Nanoseconds.
-    cpu: u64,
-}
+/// Of each thread: how often it was woken, and its processor time in nanoseconds.
+struct Activity(HashMap<OsString, (u64, u64)>);
 
 impl Activity {
     fn of(pid: u32) -> Result<Activity> {
-        let mut activity = Activity { switches: 0, cpu: 0 };
+        let mut threads = HashMap::new();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let task = task?.path();
-            let status = fs::read_to_string(task.join("status"))?;
+            let task = task?;
+            let status = fs::read_to_string(task.path().join("status"))?;
             let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            activity.switches += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default();
-            let schedstat = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-            let cpu = schedstat.split(' ').next().and_then(|word| word.parse::<u64>().ok());
-            activity.cpu += cpu.unwrap_or_default();
+            let switches = line.and_then(|count| count.trim().parse().ok()).unwrap_or_default();
+            let schedstat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let cpu = schedstat.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default();
+            threads.insert(task.file_name(), (switches, cpu));
         }
-        Ok(activity)
+        Ok(Activity(threads))
+    }
+
+    /// Of all threads together. One that has ended meanwhile was woken for that, and is not known otherwise.
+    fn since(&self, before: &Activity) -> (u64, u64) {
+        let ended = before.0.keys().filter(|task| !self.0.contains_key(*task)).count() as u64;
+        self.0.iter().fold((ended, 0), |(switches, cpu), (task, now)| {
+            let then = before.0.get(task).copied().unwrap_or_default();
+            (switches + now.0.saturating_sub(then.0), cpu + now.1.saturating_sub(then.1))
+        })
     }
 }

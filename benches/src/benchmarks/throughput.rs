@@ -22,7 +22,11 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
     for callers in ctx.pick(vec![1, 8, 64], vec![1, 2, 4, 8, 16, 32, 64]) {
         let samples = ctx.rounds(rounds, &arms, &marked, |_, _| {
             callers_at_once(ctx, callers, Duration::from_millis(100))?;
-            Ok(vec![callers_at_once(ctx, callers, ctx.pick(Duration::from_millis(300), Duration::from_millis(700)))?])
+            Ok(vec![callers_at_once(
+                ctx,
+                callers,
+                ctx.pick(Duration::from_millis(300), Duration::from_millis(700)),
+            )?])
         })?;
         let found = crate::context::rows(&format!("creates, {callers} callers"), "/s", &arms, &samples);
         rows.extend(found.into_iter().map(|row| row.at(callers as f64)));
@@ -37,7 +41,8 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
             callers_at_once(ctx, 8, Duration::from_millis(100))?;
             Ok(vec![callers_at_once(ctx, 8, Duration::from_millis(500))?])
         })?;
-        let row = Row::of("creates, 8 callers", &format!("containerhook, {watched} watched"), "/s", &samples[0]);
+        let row =
+            Row::of("creates, 8 callers", &format!("containerhook, {watched} watched"), "/s", &samples[0]);
         let base: &Samples = base.get_or_insert_with(|| samples[0].clone());
         rows.push(row.compared(&samples[0], "0 watched, measured before", base).at(f64::from(watched)));
     }
@@ -75,8 +80,8 @@ fn callers_at_once(ctx: &Context, callers: usize, length: Duration) -> Result<f6
         };
         let mut threads = Vec::new();
         for number in 0..callers {
-            let folder = ctx.scratch.join(format!("caller{number}"));
-            fs::create_dir_all(&folder)?;
+            let folder = ctx.state.join(format!("caller{number}"));
+            fs::create_dir_all(folder.join("state"))?;
             threads.push(scope.spawn(move || caller(folder)));
         }
         std::thread::sleep(length);
