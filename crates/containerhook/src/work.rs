@@ -147,6 +147,17 @@ impl Creation {
         bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
     }
 
+    /// The configuration as it is now, if it is another than `known`.
+    fn changed_config(&self, known: Option<&Config>) -> Option<Config> {
+        if let (Some(known), Some(dir), None) = (known, &self.bundle, &self.invocation.config_file)
+            && bundle::is_still(&self.caller(), dir, known)
+        {
+            return None;
+        }
+        let found = self.open_bundle().config.ok()?;
+        known.is_none_or(|known| known.raw() != found.raw()).then_some(found)
+    }
+
     fn caller(&self) -> Caller<'_> {
         Caller {
             root: self.root.as_fd(),
@@ -406,8 +417,7 @@ impl Worker {
         if mark {
             // A handler may have written the file itself: what counts is what the runtime will read.
             if outcome.config.is_none()
-                && let Ok(found) = creation.open_bundle().config
-                && config.as_ref().is_none_or(|known| known.raw() != found.raw())
+                && let Some(found) = creation.changed_config(config.as_ref())
             {
                 outcome.config = Some(found.clone());
                 config = Some(found);
