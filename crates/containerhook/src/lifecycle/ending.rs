@@ -1,7 +1,7 @@
 //! How lives end, and how they are forgotten.
 
 use super::lane::{Effect, Turn};
-use super::life::{Gate, Life, Role};
+use super::life::{Life, Role};
 use super::*;
 
 /// Ended lives that no runtime has deleted are remembered, so that a late `delete` is told with what is known; no more
@@ -70,9 +70,9 @@ impl Lifecycle {
             out.push(Action::Unmark { life: id, by: None });
         }
         let deleting = life.deleting.take();
-        if life.gate == Gate::Refused {
+        if let Some(refusal) = life.refusal() {
             for (hold, _) in std::mem::take(&mut life.starts) {
-                self.answer(hold, Some(Refusal::default()), out);
+                self.answer(hold, Some(refusal), out);
             }
         }
         let turn = Turn { exit: Some(status), ..Turn::new(EventKind::Stopped, time, Effect::None) };

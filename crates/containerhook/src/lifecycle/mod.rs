@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::Config;
 use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict};
 use crate::exit::Process;
-use crate::handler::{Choice, Decision};
+use crate::handler::{Choice, Decision, DenyError};
 use crate::notifier::OnTimeout;
 use crate::outlet::Level;
 
@@ -187,7 +187,9 @@ pub(crate) enum Input {
 
 /// An execution is to fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Refusal {}
+pub(crate) struct Refusal {
+    pub(crate) error: DenyError,
+}
 
 #[derive(Debug)]
 pub(crate) enum Action {
