@@ -11,6 +11,8 @@ struct watched {
 	u64 at;    /* when it ended, once `dead`: CLOCK_MONOTONIC, ns */
 	s32 status;
 	u32 dead;
+	u32 oom;   /* the kernel chose it for want of memory */
+	u32 unused;
 };
 
 struct ended {
@@ -18,6 +20,8 @@ struct ended {
 	u64 at;
 	u32 tgid;
 	s32 status;
+	u32 oom;
+	u32 unused;
 };
 
 /* Not preallocated: ten thousand watched processes are rare, and the table should cost nothing until then. */
@@ -83,7 +87,46 @@ INLINE int process_exit(int direct, struct task_struct *task)
 	e->at = at;
 	e->tgid = tgid;
 	e->status = status;
+	e->oom = w->oom;
+	e->unused = 0;
 	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/*
+ * The kernel marks its victim while it holds the victim's task_lock, after it has sent the signal. The victim passes
+ * exit_mm, which takes that lock, before its exit is recorded; since 6.16 after it. So the reader looks once more.
+ */
+INLINE int mark_victim(int direct, struct task_struct *task)
+{
+	u32 tgid = FIELD(direct, task, tgid);
+	struct watched *w = bpf_map_lookup_elem(&watched, &tgid);
+	if (!w)
+		return 0;
+	struct task_struct *leader = FIELD(direct, task, group_leader);
+	u64 start = START_TICKS(direct, leader);
+	if (start == w->start)
+		w->oom = 1;
+	return 0;
+}
+
+/* Before 6.8 the tracepoint has the pid alone; a program that follows it as a pointer is refused there. */
+SEC("tp_btf/mark_victim")
+int victim_btf(u64 *ctx)
+{
+	return mark_victim(1, (struct task_struct *)ctx[0]);
+}
+
+SEC("raw_tp/mark_victim")
+int victim_raw(u64 *ctx)
+{
+	u64 word = ctx[0];
+	if (word >> 32)
+		return mark_victim(0, (struct task_struct *)word);
+	u32 pid = word;
+	struct watched *w = bpf_map_lookup_elem(&watched, &pid);
+	if (w)
+		w->oom = 1;
 	return 0;
 }
 

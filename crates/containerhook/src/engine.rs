@@ -43,6 +43,9 @@ const MOST_NAMES: usize = 4096;
 /// How long a worker may take to read a held execution before it is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long an end waits for what its cgroup has counted.
+const COUNTING: Duration = Duration::from_millis(100);
+
 pub(crate) enum Command {
     WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
     Status { reply: SyncSender<Status> },
@@ -162,6 +165,8 @@ struct Engine {
     holds: HashMap<HoldId, Held>,
     /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
     stops: HashMap<Process, LifeId>,
+    /// Ends by SIGKILL whose reason is being asked for, oldest first.
+    doubts: VecDeque<Doubt>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
@@ -202,6 +207,14 @@ enum Held {
     Exec(PermissionEvent),
     /// After its exec, by a signal.
     Stopped { init: Process, runtime: Process },
+}
+
+/// The end of an init of which it is not known yet whether the kernel killed it.
+struct Doubt {
+    until: Instant,
+    process: Process,
+    status: ExitStatus,
+    time: SystemTime,
 }
 
 struct Marked {
@@ -259,7 +272,8 @@ impl Engine {
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
         let pool = |name, ward, most| {
-            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let worker =
+                Worker { group: Arc::downgrade(&group), user_ns, host_root: settings.host_root.clone() };
             let post = Arc::clone(&mailbox);
             let work = move |_, job| {
                 if let Some(outcome) = worker.run(job, ward) {
@@ -303,6 +317,7 @@ impl Engine {
             log,
             holds: HashMap::new(),
             stops: HashMap::new(),
+            doubts: VecDeque::new(),
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
@@ -423,6 +438,7 @@ impl Engine {
                 self.lifecycle.next_due(),
                 self.exits.next_deadline(),
                 self.reading.front().map(|(at, _)| *at),
+                self.doubts.front().map(|doubt| doubt.until),
             ];
             self.poll.wait(due.into_iter().flatten().min());
             if let Err(error) = self.group.read(&mut events) {
@@ -442,10 +458,11 @@ impl Engine {
             for seen in seen.drain(..) {
                 self.seen(seen, at, time);
             }
-            for Ended { process, status, at: when } in ended.drain(..) {
+            for Ended { process, status, oom_killed, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
+                let status = ExitStatus { oom_killed, ..status };
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
-                self.apply(Input::Ended { process, status, time });
+                self.ended(process, status, time);
             }
             self.bell.bell.silence();
             while let Ok(message) = self.inbox.try_recv() {
@@ -458,6 +475,26 @@ impl Engine {
             self.give_up(now);
             self.lifecycle.tick(now, &mut self.actions);
             self.act();
+        }
+    }
+
+    /// A process has ended. Where only its cgroup knows whether the kernel killed it, that is asked first.
+    fn ended(&mut self, process: Process, status: ExitStatus, time: SystemTime) {
+        if status.signal == Some(libc::SIGKILL)
+            && status.oom_killed.is_none()
+            && let Some(cgroup) = self.lifecycle.cgroup(process).cloned()
+        {
+            self.doubts.push_back(Doubt { until: Instant::now() + COUNTING, process, status, time });
+            self.workers.submit(Job::Count { process, cgroup });
+            return;
+        }
+        self.apply(Input::Ended { process, status, time });
+    }
+
+    fn counted(&mut self, process: Process, oom_killed: Option<bool>) {
+        let at = self.doubts.iter().position(|doubt| doubt.process == process);
+        if let Some(Doubt { status, time, .. }) = at.and_then(|at| self.doubts.remove(at)) {
+            self.apply(Input::Ended { process, status: ExitStatus { oom_killed, ..status }, time });
         }
     }
 
@@ -550,6 +587,11 @@ impl Engine {
 
     /// Lets go what a worker could not read in time.
     fn give_up(&mut self, now: Instant) {
+        while let Some(&Doubt { until, process, .. }) = self.doubts.front()
+            && until <= now
+        {
+            self.counted(process, None);
+        }
         while let Some(&(at, hold)) = self.reading.front() {
             if at > now {
                 return;
@@ -687,6 +729,8 @@ impl Engine {
                 }
                 self.apply(Input::Untold(untold));
             }
+            Outcome::Cgroup { process, cgroup } => self.apply(Input::Cgroup { process, cgroup }),
+            Outcome::Counted { process, oom_killed } => self.counted(process, oom_killed),
             Outcome::Ended { process, time } => {
                 self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
             }
@@ -745,6 +789,7 @@ impl Engine {
                         self.workers.submit(Job::FindInit { life, creation, mark });
                     }
                 }
+                Action::Learn(process) => self.workers.submit(Job::Cgroup { process }),
                 Action::Watch(process) => self.watch(process),
                 Action::Unwatch(process) => self.exits.unwatch(process),
                 Action::Kill(process) => {
@@ -972,6 +1017,8 @@ impl From<exit::Backend> for ExitBackend {
 impl From<std::process::ExitStatus> for ExitStatus {
     fn from(status: std::process::ExitStatus) -> Self {
         use std::os::unix::process::ExitStatusExt;
-        ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None }
+        // A status of neither form is none that ends a process.
+        let core_dumped = status.signal().map(|_| status.core_dumped());
+        ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None, core_dumped }
     }
 }

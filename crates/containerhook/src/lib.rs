@@ -65,6 +65,7 @@ mod bpf;
 mod bundle;
 mod capability;
 mod capture;
+mod cgroup;
 mod change;
 mod cmdline;
 mod config;
@@ -99,8 +100,8 @@ pub use change::{ChangeError, ConfigChange, Device, HookKind};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind};
 pub use event::{
-    Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Namespaces, Record, Runtime,
-    UnknownEventKind, Verdict,
+    Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Namespaces, Record, Resources,
+    Runtime, UnknownEventKind, Verdict,
 };
 pub use events::{EventTurn, Events};
 pub use handler::{Decision, Handler};

@@ -15,6 +15,7 @@ use fanotify::{Group, InodeId, Mark};
 
 use crate::bundle::{self, Caller, state_file};
 use crate::capture::{self, CaptureError, ExecRecord};
+use crate::cgroup::Cgroup;
 use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
@@ -61,6 +62,10 @@ pub(crate) enum Job {
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
     Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
+    /// Which cgroup is this init in?
+    Cgroup { process: Process },
+    /// Has the kernel killed in it?
+    Count { process: Process, cgroup: Arc<Cgroup> },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
@@ -104,6 +109,14 @@ pub(crate) enum Outcome {
     Untold {
         untold: Box<Untold>,
         learned: Option<(Binary, Mark)>,
+    },
+    Cgroup {
+        process: Process,
+        cgroup: Arc<Cgroup>,
+    },
+    Counted {
+        process: Process,
+        oom_killed: Option<bool>,
     },
     /// A process that was to be watched had ended already.
     Ended {
@@ -160,6 +173,7 @@ pub(crate) struct Worker {
     pub(crate) group: Weak<Group>,
     /// The user namespace whose root is the host's.
     pub(crate) user_ns: u64,
+    pub(crate) host_root: PathBuf,
 }
 
 /// Which of the pools of workers a job runs in.
@@ -234,6 +248,15 @@ impl Worker {
             }
             Job::Stranger { init, ancestors, search, existing, time } => {
                 Some(self.stranger(init, ancestors, &search, existing, time))
+            }
+            Job::Cgroup { process } => {
+                let cgroup = Arc::new(Cgroup::of(process.pid, &self.host_root)?);
+                // The pid is asked after: what was read is this very process's.
+                let same = proc::stat(process.pid).is_ok_and(|now| now.start_time == process.start_time);
+                same.then_some(Outcome::Cgroup { process, cgroup })
+            }
+            Job::Count { process, cgroup } => {
+                Some(Outcome::Counted { process, oom_killed: cgroup.has_killed() })
             }
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
@@ -739,7 +762,7 @@ pub fn existing(host_root: &Path) -> Vec<Record> {
         .map(|(_, container, process)| (process, container))
         .collect();
     let user_ns = proc::namespace(std::process::id().cast_signed(), "user").unwrap_or_default();
-    let worker = Worker { group: Weak::new(), user_ns };
+    let worker = Worker { group: Weak::new(), user_ns, host_root: host_root.to_owned() };
     for (pid, start_time) in strangers {
         let Ok(pid) = i32::try_from(pid) else { continue };
         let init = Process { pid, start_time };

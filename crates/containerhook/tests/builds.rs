@@ -14,7 +14,10 @@ use testkit::{BUSYBOX, Buildah, Dockerd, Family, Output, Podman, Runtime, Scratc
 fn dockerfile(scratch: &Scratch, base: &str) -> Result<()> {
     let steps = ["one", "two", "three"].map(|step| format!("RUN echo step-{step} > /{step}\n")).concat();
     std::fs::create_dir_all(scratch.join("context"))?;
-    std::fs::write(scratch.join("context/Dockerfile"), format!("FROM {base}\n{steps}RUN cat /one /two /three\n"))?;
+    std::fs::write(
+        scratch.join("context/Dockerfile"),
+        format!("FROM {base}\n{steps}RUN cat /one /two /three\n"),
+    )?;
     Ok(())
 }
 
@@ -34,10 +37,12 @@ fn check(listener: &Listener, engine: Engine, runtime: &Path) -> Result<()> {
         let exec = record.event.exec().context("no words")?;
         steps.push(exec.args.last().cloned().unwrap_or_default());
     }
-    let expected = ["echo step-one > /one", "echo step-two > /two", "echo step-three > /three", "cat /one /two /three"];
+    let expected =
+        ["echo step-one > /one", "echo step-two > /two", "echo step-three > /three", "cat /one /two /three"];
     ensure!(steps == expected, "{steps:?}");
     for record in started {
-        let life: Vec<Record> = records.iter().filter(|r| r.event.id() == record.event.id()).cloned().collect();
+        let life: Vec<Record> =
+            records.iter().filter(|r| r.event.id() == record.event.id()).cloned().collect();
         let kinds: Vec<EventKind> = life.iter().map(|r| r.event.kind()).collect();
         ensure!(kinds.starts_with(&WHOLE_LIFE[..4]), "{kinds:?}");
         let pid = the(EventKind::Created, &life)?.event.pid();
@@ -155,7 +160,11 @@ fn buildah_run() -> Result<()> {
     let kinds: Vec<EventKind> = records.iter().map(|r| r.event.kind()).collect();
     ensure!(kinds == WHOLE_LIFE, "{kinds:?}");
     ensure!(records[..3].iter().all(|record| record.event.held()), "{}", listener.text());
-    ensure!(records.iter().all(|record| record.event.engine() == Some(Engine::Buildah)), "{}", listener.text());
+    ensure!(
+        records.iter().all(|record| record.event.engine() == Some(Engine::Buildah)),
+        "{}",
+        listener.text()
+    );
     listener.wait_idle()?;
     listener.close()?;
     Ok(())

@@ -115,7 +115,7 @@ fn of_a_watched_process() -> Result<()> {
         ensure!(event.pid() == Some(pid) && !event.held(), "{}", records[0].to_json());
         let exit = *event.exit().context("no exit")?;
         let unknown = backend == ExitBackend::Pidfd && exit == ExitStatus::UNKNOWN;
-        ensure!(unknown || exit == ExitStatus::signaled(SIGKILL), "{backend:?}: {exit:?}");
+        ensure!(unknown || end(exit) == (None, Some(SIGKILL)), "{backend:?}: {exit:?}");
 
         // It has ended, and was awaited: there is nothing to watch.
         for pid in [pid, 0, u32::MAX] {

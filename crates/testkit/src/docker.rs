@@ -56,7 +56,8 @@ impl Dockerd {
             // BuildKit takes the first runc in PATH, whatever the default runtime is.
             let path = std::env::var_os("PATH").unwrap_or_default();
             let folder = runtime.path().parent().map(Path::to_owned);
-            command.env("PATH", std::env::join_paths(folder.into_iter().chain(std::env::split_paths(&path)))?);
+            command
+                .env("PATH", std::env::join_paths(folder.into_iter().chain(std::env::split_paths(&path)))?);
             let name = format!("copied-{}", runtime.family().name());
             command.arg(format!("--add-runtime={name}={}", runtime.path().display()));
             command.arg(format!("--default-runtime={name}"));

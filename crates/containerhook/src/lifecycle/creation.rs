@@ -239,6 +239,7 @@ impl Lifecycle {
     ) {
         let Some(life) = self.lives.get_mut(&id) else { return };
         life.entered = true;
+        life.started_at = Some(time);
         let why = life.unmarked.clone().unwrap_or_else(|| "its entrypoint is not marked".into());
         let turn = Turn {
             detail: Some(format!("not held: {why}")),
@@ -310,6 +311,7 @@ impl Lifecycle {
         let Some(life) = self.lives.get_mut(&id) else { return self.let_go(hold, out) };
         life.marked = false;
         life.entered = true;
+        life.started_at = Some(time);
         life.exec = Some(Arc::new(ExecProcess { args, cwd: None, user: None, tty: false }));
         let kind = if created { EventKind::Started } else { EventKind::Created };
         let deadline = at + self.rules.deadline(kind);
@@ -320,6 +322,7 @@ impl Lifecycle {
         }
         self.set_init(id, process);
         self.watch(process, id, Role::Init, out);
+        out.push(Action::Learn(process));
         out.push(Action::Release { life: id });
         let effect = Effect::EntryCreated { hold, at, time, executable };
         if self.rules.tells(EventKind::Created) {
@@ -514,6 +517,7 @@ impl Lifecycle {
             Init::Watched(process) => {
                 self.set_init(id, process);
                 self.processes.add(process, id, Role::Init);
+                out.push(Action::Learn(process));
             }
             Init::Ended(process, status) => {
                 self.set_init(id, process);

@@ -3,6 +3,7 @@
 use super::lane::{Effect, Turn};
 use super::life::{Gate, Life, Role};
 use super::*;
+use crate::event::Ending;
 
 /// Ended lives that no runtime has deleted are remembered, so that a late `delete` is told with what is known; no more
 /// than this many.
@@ -66,6 +67,13 @@ impl Lifecycle {
             return;
         }
         life.init_ended = true;
+        let ending = Ending {
+            started_at: life.started_at,
+            // Of an end that nobody saw only the news has a time.
+            finished_at: (status != ExitStatus::UNKNOWN).then_some(time),
+            cgroup: life.cgroup.take(),
+            ..Ending::default()
+        };
         if std::mem::take(&mut life.marked) {
             out.push(Action::Unmark { life: id, by: None });
         }
@@ -75,7 +83,11 @@ impl Lifecycle {
                 self.answer(hold, Some(Refusal::default()), out);
             }
         }
-        let turn = Turn { exit: Some(status), ..Turn::new(EventKind::Stopped, time, Effect::None) };
+        let turn = Turn {
+            exit: Some(status),
+            ending: Some(Arc::new(ending)),
+            ..Turn::new(EventKind::Stopped, time, Effect::None)
+        };
         self.push(id, turn, now, out);
         if let Some((time, at)) = deleting {
             self.due.remove(&(at, Due::Deleted(id)));
@@ -219,6 +231,22 @@ impl Lifecycle {
         for process in self.processes.drop_life(id) {
             out.push(Action::Unwatch(process));
         }
+    }
+
+    /// The cgroup of a container's init.
+    pub(crate) fn cgroup(&self, init: Process) -> Option<&Arc<Cgroup>> {
+        self.init_of(init).and_then(|id| self.lives.get(&id)?.cgroup.as_ref())
+    }
+
+    pub(super) fn set_cgroup(&mut self, init: Process, cgroup: &Arc<Cgroup>) {
+        if let Some(life) = self.init_of(init).and_then(|id| self.lives.get_mut(&id)) {
+            life.cgroup = Some(Arc::clone(cgroup));
+        }
+    }
+
+    fn init_of(&self, init: Process) -> Option<LifeId> {
+        let role = self.processes.roles(init).iter().find(|(_, role)| *role == Role::Init);
+        role.map(|(id, _)| *id)
     }
 
     pub(super) fn watch(&mut self, process: Process, id: LifeId, role: Role, out: &mut Vec<Action>) {

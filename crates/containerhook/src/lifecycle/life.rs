@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::lane::Turn;
 use super::{Entry, Existing, HoldId, Key, LifeId, Token, Verb};
+use crate::cgroup::Cgroup;
 use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus};
 use crate::exit::Process;
 
@@ -56,6 +57,9 @@ pub(super) struct Life {
     /// When a `start` was seen that has not been told of.
     pub(super) start_seen: Option<SystemTime>,
     pub(super) exec: Option<Arc<ExecProcess>>,
+    /// When the init ran its first instruction.
+    pub(super) started_at: Option<SystemTime>,
+    pub(super) cgroup: Option<Arc<Cgroup>>,
     pub(super) existing: bool,
     pub(super) lane: VecDeque<Turn>,
     pub(super) telling: Option<Token>,
@@ -91,6 +95,8 @@ impl Life {
             entered: false,
             start_seen: None,
             exec: None,
+            started_at: None,
+            cgroup: None,
             existing: false,
             lane: VecDeque::new(),
             telling: None,

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::cgroup::Cgroup;
 use crate::config::Config;
 use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict};
 use crate::exit::Process;
@@ -169,6 +170,11 @@ pub(crate) enum Input {
         id: String,
         process: Process,
     },
+    /// Which cgroup this init is in.
+    Cgroup {
+        process: Process,
+        cgroup: Arc<Cgroup>,
+    },
     Existing(Box<Existing>),
     /// The kernel has shown the first program of a `run` that nothing held.
     Ran {
@@ -214,6 +220,8 @@ pub(crate) enum Action {
     FindInit {
         life: LifeId,
     },
+    /// Learn the cgroup of this init; then `Cgroup`, if there is one.
+    Learn(Process),
     /// Report this process's end.
     Watch(Process),
     Unwatch(Process),
@@ -370,6 +378,7 @@ impl Lifecycle {
             }
             Input::Ended { process, status, time } => self.process_ended(process, status, time, now, out),
             Input::Replied { token, decision } => self.replied(token, decision, now, out),
+            Input::Cgroup { process, cgroup } => self.set_cgroup(process, &cgroup),
             Input::WatchTermination { id, process } => self.watch_termination(id, process, out),
             Input::Existing(existing) => self.existing(*existing, now, out),
             Input::Ran { init, ancestors, time } => self.ran(init, &ancestors, time, now, out),
@@ -478,5 +487,6 @@ fn new_event(
         exit: None,
         exec: None,
         detail: None,
+        ending: None,
     }
 }

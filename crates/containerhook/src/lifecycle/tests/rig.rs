@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::super::*;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
-pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), signal: None, oom_killed: None };
-pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), signal: None, oom_killed: None };
-pub(super) const KILLED: ExitStatus = ExitStatus { code: None, signal: Some(9), oom_killed: None };
+pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), ..ExitStatus::UNKNOWN };
+pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), ..ExitStatus::UNKNOWN };
+pub(super) const KILLED: ExitStatus = ExitStatus { signal: Some(9), ..ExitStatus::UNKNOWN };
 
 pub(super) struct Rig {
     pub(super) lifecycle: Lifecycle,
@@ -143,6 +143,7 @@ impl Rig {
                 Action::Unwatch(process) => {
                     assert!(self.watched.remove(&process), "{process:?} was not watched");
                 }
+                Action::Learn(_) => {}
                 Action::Kill(process) => self.killed.push(process),
                 Action::Unmark { life, .. } => {
                     self.marks.remove(&life);
