@@ -10,8 +10,8 @@ struct watched {
 	u64 start; /* ticks after boot, as user space read it in /proc/PID/stat */
 	u64 at;    /* when it ended, once `dead`: CLOCK_MONOTONIC, ns */
 	s32 status;
-	u32 dead;
-	u32 oom;   /* the kernel chose it for want of memory */
+	u32 dead; /* and the ring was full */
+	u32 oom;  /* the kernel chose it for want of memory */
 	u32 unused;
 };
 
@@ -55,7 +55,7 @@ INLINE int process_exit(int direct, struct task_struct *task)
 
 	/*
 	 * Every thread comes by here, after it has decremented `live`. Two that leave at the same time may both read 0:
-	 * they say the same, and user space hears the first.
+	 * they say the same, and user space believes the first. So do the twins.
 	 */
 	struct signal_struct *signal = FIELD(direct, task, signal);
 	if (FIELD(direct, signal, live.counter) != 0)
@@ -73,12 +73,14 @@ INLINE int process_exit(int direct, struct task_struct *task)
 
 	struct ended *e = bpf_ringbuf_reserve(&exits, sizeof(*e), 0);
 	if (!e) {
-		/* The ring's reader is behind. Leave the word here and let it count that there is one to look for. */
+		/*
+		 * The ring's reader is behind. Leave the word in the table and let it count that there is one to look for. Not
+		 * by writing to `w`: the reader may have taken it out meanwhile, and its memory may be another's entry.
+		 */
+		struct watched left = { start, at, status, 1, w->oom, 0 };
+		bpf_map_update_elem(&watched, &tgid, &left, BPF_EXIST);
 		u32 zero = 0;
 		u64 *count = bpf_map_lookup_elem(&unsent, &zero);
-		w->status = status;
-		w->at = at;
-		w->dead = 1;
 		if (count)
 			__sync_fetch_and_add(count, 1);
 		return 0;
@@ -97,7 +99,16 @@ INLINE int process_exit(int direct, struct task_struct *task)
  * The kernel marks its victim while it holds the victim's task_lock, after it has sent the signal. The victim passes
  * exit_mm, which takes that lock, before its exit is recorded; since 6.16 after it. So the reader looks once more.
  */
-INLINE int mark_victim(int direct, struct task_struct *task)
+INLINE int mark(u32 tgid, struct watched *w)
+{
+	/* As above: not by writing to `w`. */
+	struct watched marked = *w;
+	marked.oom = 1;
+	bpf_map_update_elem(&watched, &tgid, &marked, BPF_EXIST);
+	return 0;
+}
+
+INLINE int victim(int direct, struct task_struct *task)
 {
 	u32 tgid = FIELD(direct, task, tgid);
 	struct watched *w = bpf_map_lookup_elem(&watched, &tgid);
@@ -105,29 +116,43 @@ INLINE int mark_victim(int direct, struct task_struct *task)
 		return 0;
 	struct task_struct *leader = FIELD(direct, task, group_leader);
 	u64 start = START_TICKS(direct, leader);
-	if (start == w->start)
-		w->oom = 1;
-	return 0;
+	if (start != w->start)
+		return 0;
+	return mark(tgid, w);
 }
 
-/* Before 6.8 the tracepoint has the pid alone; a program that follows it as a pointer is refused there. */
+/* Until 6.8 the tracepoint has the pid alone, and a program that follows it as a pointer is refused. */
+INLINE int victim_or_pid(u64 word)
+{
+	if (word >> 32)
+		return victim(0, (struct task_struct *)word);
+	u32 pid = word;
+	struct watched *w = bpf_map_lookup_elem(&watched, &pid);
+	return w ? mark(pid, w) : 0;
+}
+
 SEC("tp_btf/mark_victim")
 int victim_btf(u64 *ctx)
 {
-	return mark_victim(1, (struct task_struct *)ctx[0]);
+	return victim(1, (struct task_struct *)ctx[0]);
+}
+
+SEC("tp_btf/mark_victim")
+int victim_btf_twin(u64 *ctx)
+{
+	return victim(1, (struct task_struct *)ctx[0]);
 }
 
 SEC("raw_tp/mark_victim")
 int victim_raw(u64 *ctx)
 {
-	u64 word = ctx[0];
-	if (word >> 32)
-		return mark_victim(0, (struct task_struct *)word);
-	u32 pid = word;
-	struct watched *w = bpf_map_lookup_elem(&watched, &pid);
-	if (w)
-		w->oom = 1;
-	return 0;
+	return victim_or_pid(ctx[0]);
+}
+
+SEC("raw_tp/mark_victim")
+int victim_raw_twin(u64 *ctx)
+{
+	return victim_or_pid(ctx[0]);
 }
 
 SEC("tp_btf/sched_process_exit")
@@ -136,8 +161,20 @@ int exit_btf(u64 *ctx)
 	return process_exit(1, (struct task_struct *)ctx[0]);
 }
 
+SEC("tp_btf/sched_process_exit")
+int exit_btf_twin(u64 *ctx)
+{
+	return process_exit(1, (struct task_struct *)ctx[0]);
+}
+
 SEC("raw_tp/sched_process_exit")
 int exit_raw(u64 *ctx)
+{
+	return process_exit(0, (struct task_struct *)ctx[0]);
+}
+
+SEC("raw_tp/sched_process_exit")
+int exit_raw_twin(u64 *ctx)
 {
 	return process_exit(0, (struct task_struct *)ctx[0]);
 }

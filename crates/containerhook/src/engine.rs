@@ -240,7 +240,7 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(of_fanotify)?;
+        let group = Group::builder().nonblocking(true).build().map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -371,7 +371,7 @@ impl Engine {
             return Ok(());
         }
         match refused {
-            Some(error) => Err(of_fanotify(error)),
+            Some(error) => Err(of_fanotify(&error)),
             None => Err(Error::new(
                 ErrorKind::NoRuntime,
                 format!("no container runtime was found under {}", self.search.host_root.display()),
@@ -456,7 +456,7 @@ impl Engine {
                 }
             }
             for seen in seen.drain(..) {
-                self.seen(seen, at, time);
+                self.seen(&seen, at, time);
             }
             for Ended { process, status, oom_killed, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
@@ -555,7 +555,7 @@ impl Engine {
     }
 
     /// The init of some pid namespace has executed a program.
-    fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+    fn seen(&mut self, seen: &Seen, at: Instant, time: SystemTime) {
         if let Some(runtime) = seen.stopped_for {
             let filename = seen.filename.to_string_lossy().into_owned();
             self.stopped(seen.process, runtime, filename, at, time);
@@ -983,7 +983,7 @@ fn sources(binary: &Binary) -> String {
     words.join(", ")
 }
 
-fn of_fanotify(error: fanotify::Error) -> Error {
+fn of_fanotify(error: &fanotify::Error) -> Error {
     let kind = match error.raw_os_error() {
         Some(libc::EPERM) => ErrorKind::Permission,
         Some(libc::ENOSYS | libc::EINVAL) => ErrorKind::Unsupported,

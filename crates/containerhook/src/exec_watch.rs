@@ -25,7 +25,7 @@ use std::time::Instant;
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
 
-use crate::bpf::{Attached, Clock, Loader, Program, Refused};
+use crate::bpf::{Attached, Clock, Loader, Refused, Twins};
 use crate::exit::Process;
 use crate::guardian::Guardian;
 
@@ -112,16 +112,17 @@ pub(crate) enum StopError {
     Guardian(#[source] io::Error),
 }
 
-/// The attached program. Has one owner, on the engine's side.
+/// The attached programs. Has one owner, on the engine's side.
 pub(crate) struct ExecWatch {
-    _attached: Attached,
+    program: Twins,
+    _attached: [Attached; 2],
     ring: RingBuf<MapData>,
     untold: Array<MapData, u64>,
     missed: Missed,
     unders: BpfMap<MapData, u32, Under>,
     /// Refused where stops cannot be had.
-    fork: Result<Program, Refused>,
-    fork_attached: Option<Attached>,
+    fork: Result<Twins, Refused>,
+    fork_attached: Option<[Attached; 2]>,
     /// The runtime's processes under which something is to be stopped, by tgid.
     origins: HashMap<u32, Process>,
     /// For the guardian.
@@ -140,7 +141,7 @@ impl ExecWatch {
 
     /// The same where pids are those of another `/proc`, the host's.
     pub(crate) fn open_for(bpf: &mut Loader, proc: &Path) -> Result<ExecWatch, Refused> {
-        let program = bpf.program(c"sched_process_exec", "exec_btf", "exec_raw")?;
+        let program = bpf.twins(c"sched_process_exec", "exec")?;
         Ok(ExecWatch {
             ring: bpf.ring("execs")?,
             untold: bpf.array("untold")?,
@@ -148,12 +149,13 @@ impl ExecWatch {
             stops: bpf.descriptor("unders")?,
             guardian: None,
             unders: bpf.hash("unders")?,
-            fork: bpf.program(c"sched_process_fork", "fork_btf", "fork_raw"),
+            fork: bpf.twins(c"sched_process_fork", "fork"),
             fork_attached: None,
             origins: HashMap::new(),
             proc: proc.to_owned(),
             clock: Clock::new(),
             _attached: program.attach()?,
+            program,
         })
     }
 
@@ -176,8 +178,9 @@ impl ExecWatch {
             unstopped: self.untold.get(&1, 0).unwrap_or(self.missed.unstopped),
         };
         let before = std::mem::replace(&mut self.missed, now);
+        let skipped = u64::from(self.program.both_missed());
         Missed {
-            untold: now.untold.wrapping_sub(before.untold),
+            untold: now.untold.wrapping_sub(before.untold) + skipped,
             unstopped: now.unstopped.wrapping_sub(before.unstopped),
         }
     }

@@ -670,6 +670,7 @@ fn entry(
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
+    let before = if stopped { Vec::new() } else { capture::command_line(tid).unwrap_or_default() };
     let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
@@ -680,6 +681,7 @@ fn entry(
         time,
         process,
         own_pid: task.own_pid,
+        before,
         ancestors,
         candidates,
         args,

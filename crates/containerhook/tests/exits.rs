@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use containerhook::{ContainerEvent, ErrorKind, EventKind, ExitBackend, ExitStatus};
 use libc::SIGKILL;
-use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, only, the};
+use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, end, only, the};
 use testkit::{Bundle, Runtime, Task, need, skip, unique_id, wait_until, watchdog};
 
 /// What a container does, and how it has ended then. (To pid 1 the kernel delivers no other deadly signal than this.)

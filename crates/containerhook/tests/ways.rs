@@ -603,12 +603,12 @@ const ENTRYPOINTS: &[(&str, Edit)] = &[
         Ok(bundle.edit(|config| config["root"]["readonly"] = true.into()).args(["/bin/echo", "ok"]))
     }),
     ("a root on overlay", |bundle, rootfs, scratch| {
-        Ok(root_at(bundle, overlay(rootfs, scratch)?).args(["/bin/echo", "ok"]))
+        Ok(root_at(bundle, &overlay(rootfs, scratch)?).args(["/bin/echo", "ok"]))
     }),
     ("a file of overlay's upper folder", |bundle, rootfs, scratch| {
         let merged = overlay(rootfs, scratch)?;
         write_script(&merged.join("new"), "#!/bin/sh\necho ok\n")?;
-        Ok(root_at(bundle, merged).args(["/new"]))
+        Ok(root_at(bundle, &merged).args(["/new"]))
     }),
     ("a root with a user namespace", |bundle, rootfs, scratch| {
         let merged = overlay(rootfs, scratch)?;
@@ -619,7 +619,7 @@ const ENTRYPOINTS: &[(&str, Edit)] = &[
             let namespaces = config["linux"]["namespaces"].as_array_mut().expect("an array");
             namespaces.push(json!({"type": "user"}));
         });
-        Ok(root_at(mapped, merged).args(["/bin/echo", "ok"]))
+        Ok(root_at(mapped, &merged).args(["/bin/echo", "ok"]))
     }),
 ];
 
@@ -627,7 +627,7 @@ fn path(bundle: BundleBuilder, path: &str) -> BundleBuilder {
     bundle.edit(|config| config["process"]["env"] = json!([format!("PATH={path}")]))
 }
 
-fn root_at(bundle: BundleBuilder, root: PathBuf) -> BundleBuilder {
+fn root_at(bundle: BundleBuilder, root: &Path) -> BundleBuilder {
     bundle.edit(|config: &mut Value| config["root"]["path"] = root.to_string_lossy().into())
 }
 

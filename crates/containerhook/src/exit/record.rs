@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 
 use super::Process;
-use crate::bpf::{Attached, Clock, Loader, Refused};
+use crate::bpf::{Attached, Clock, Loader, Refused, Twins};
 
 /// `struct watched`.
 #[repr(C)]
@@ -35,11 +35,12 @@ pub(super) struct Record {
     at: u64,
 }
 
-/// The attached program, its table of watched processes, and the ring it writes to.
+/// The attached programs, their table of watched processes, and the ring they write to.
 pub(super) struct Records {
-    _attached: Attached,
-    /// What tells which processes the kernel killed for want of memory.
-    victims: Option<Attached>,
+    program: Twins,
+    _attached: [Attached; 2],
+    /// What tells whom the kernel killed for want of memory.
+    victims: Option<[Attached; 2]>,
     watched: HashMap<MapData, u32, Watched>,
     ring: RingBuf<MapData>,
     unsent: Array<MapData, u64>,
@@ -48,11 +49,11 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// With a warning where the kernel's victims will not be known.
+    /// With a warning where it will not be known whom the kernel killed for want of memory.
     pub(super) fn open(bpf: &mut Loader) -> Result<(Records, Option<String>), Refused> {
-        let program = bpf.program(c"sched_process_exit", "exit_btf", "exit_raw")?;
+        let program = bpf.twins(c"sched_process_exit", "exit")?;
         let attached = program.attach()?;
-        let victims = bpf.program(c"mark_victim", "victim_btf", "victim_raw").and_then(|p| p.attach());
+        let victims = bpf.twins(c"mark_victim", "victim").and_then(|program| program.attach());
         let (victims, warning) = match victims {
             Ok(victims) => (Some(victims), None),
             Err(refused) => {
@@ -61,6 +62,7 @@ impl Records {
         };
         let records = Records {
             _attached: attached,
+            program,
             victims,
             watched: bpf.hash("watched")?,
             ring: bpf.ring("exits")?,
@@ -103,11 +105,17 @@ impl Records {
         })
     }
 
-    /// Whether records did not fit into the ring since this was last asked.
-    pub(super) fn has_overflowed(&mut self) -> bool {
+    /// Whether records may have been lost since this was last asked: the ring was full, or the program was skipped.
+    pub(super) fn has_lost(&mut self) -> bool {
         // Where even this cannot be read, look.
         let count = self.unsent.get(&0, 0).unwrap_or(self.unsent_seen.wrapping_add(1));
-        std::mem::replace(&mut self.unsent_seen, count) != count
+        let overflowed = std::mem::replace(&mut self.unsent_seen, count) != count;
+        self.program.both_missed() || overflowed
+    }
+
+    #[cfg(test)]
+    pub(super) fn skipped_runs(&self) -> [u64; 2] {
+        self.program.missed()
     }
 
     /// The record of a process that ended while the ring was full.

@@ -268,10 +268,21 @@ impl Lifecycle {
     /// A file that is some container's entrypoint has been executed.
     pub(super) fn entry(&mut self, entry: Entry, now: Instant, out: &mut Vec<Action>) {
         let is_init = |life: &Life| life.init == Some(entry.process);
+        let descends = |life: &Life| {
+            let Some(creator) = life.creator else { return false };
+            // `crun run --detach` forks twice, and its parent waits for a child that is not below it any more: but that
+            // child is the runtime still, by its command line.
+            let detached = || {
+                matches!(life.verb, Verb::Run { detach: true, .. })
+                    && entry.process.start_time >= creator.start_time
+                    && life.key.as_ref().is_some_and(|key| entry.before.contains(&key.id))
+            };
+            entry.ancestors.contains(&creator.pid) || detached()
+        };
         let runs_it = |life: &Life| {
             life.creating()
                 && life.verb != Verb::Create
-                && life.creator.is_some_and(|creator| entry.ancestors.contains(&creator.pid))
+                && descends(life)
                 // A hook that runs in the container may execute the same file, and is not its first process.
                 && (entry.own_pid == 1 || !life.makes_pid_namespace())
         };

@@ -108,7 +108,6 @@ impl Life {
         }
     }
 
-    /// There is no init yet, and one may come.
     /// Will its init be process 1 of a pid namespace?
     pub(super) fn makes_pid_namespace(&self) -> bool {
         let Some(config) = &self.container.config else { return false };
@@ -119,6 +118,7 @@ impl Life {
             .any(|namespace| namespace.kind == "pid" && namespace.path.is_none())
     }
 
+    /// There is no init yet, and one may come.
     pub(super) fn creating(&self) -> bool {
         self.creator.is_some() && self.init.is_none() && !self.init_ended && !self.over
     }

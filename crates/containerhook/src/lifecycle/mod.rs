@@ -111,6 +111,8 @@ pub(crate) struct Entry {
     pub(crate) process: Process,
     /// Its pid in its own pid namespace.
     pub(crate) own_pid: i32,
+    /// Its command line until this exec, which is its runtime's.
+    pub(crate) before: Vec<std::ffi::OsString>,
     /// Its ancestors' pids, nearest first.
     pub(crate) ancestors: Vec<i32>,
     /// The lives whose entrypoint this file is.

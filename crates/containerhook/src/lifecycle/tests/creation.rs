@@ -181,7 +181,7 @@ fn a_change_that_is_not_written_in_time_counts_as_none() {
     {
         let mut rig = Rig::with(EventKind::ALL.to_vec(), on_timeout);
         let life = rig.command("c", 10, create());
-        rig.reply(life, Decision::change(config(b"{}")));
+        rig.reply(life, change(b"{}"));
         rig.pass(DEADLINE + GRACE);
         assert_eq!(rig.allowed(life), Some(allowed));
         assert_eq!(rig.told_of("c"), [said]);
@@ -201,7 +201,7 @@ fn a_change_that_cannot_be_written_is_settled_by_choice() {
     {
         let mut rig = Rig::with(EventKind::ALL.to_vec(), on_timeout);
         let life = rig.command("c", 10, create());
-        rig.reply(life, Decision::change(config(b"{}")));
+        rig.reply(life, change(b"{}"));
         let failed = Finished { change_failed: Some("no space".into()), ..Finished::default() };
         rig.finish(life, failed);
         assert_eq!(rig.allowed(life), Some(allowed));
@@ -215,7 +215,7 @@ fn a_change_that_cannot_be_written_is_settled_by_choice() {
 fn a_changed_configuration_is_that_of_the_later_events() {
     let mut rig = Rig::new();
     let life = rig.command("c", 10, create());
-    rig.reply(life, Decision::change(config(br#"{"new":1}"#)));
+    rig.reply(life, change(br#"{"new":1}"#));
     assert!(rig.finishing[0].1.is_some());
     let changed = Some(config(br#"{"new":1}"#));
     rig.finish(life, Finished { config: changed, ..Finished::default() });
@@ -224,7 +224,7 @@ fn a_changed_configuration_is_that_of_the_later_events() {
     assert_eq!(rig.told_of("c"), ["pre-create change"]);
     assert_eq!(rig.told.last().unwrap().1.config().unwrap().raw(), br#"{"new":1}"#);
     // Later it is too late.
-    rig.reply(life, Decision::change(config(b"{}")));
+    rig.reply(life, change(b"{}"));
     let answer = rig.records[1].answer.clone().unwrap();
     assert_eq!(answer.decision, Verdict::Allow);
     assert!(answer.reason.unwrap().contains("pre-create only"));
@@ -236,7 +236,7 @@ fn what_was_not_held_is_not_told_as_held() {
     let life = rig.command_by("c", 10, 1, create(), false);
     assert_eq!(rig.given(life), ["pre-create"]);
     // Too late to change or to refuse anything.
-    rig.reply(life, Decision::change(config(b"{}")));
+    rig.reply(life, change(b"{}"));
     assert!(rig.finishing[0].1.is_none());
     rig.finish_unmarked(life);
     rig.end(10, EXITED);
@@ -364,6 +364,41 @@ fn a_detached_run_whose_init_shows_itself_before_it_is_found() {
         ["pre-create allow", "created allow", "started allow", "stopped 0", "deleted"]
     );
     rig.assert_quiet();
+}
+
+#[test]
+fn a_detached_run_whose_init_is_not_below_its_runtime() {
+    let mut rig = Rig::new();
+    let verb = Verb::Run { detach: true, keep: false };
+    let life = rig.command("c", 10, verb.clone());
+    let second = rig.command("d", 20, verb);
+    rig.allow_all();
+    rig.finish_marked(life);
+    rig.finish_marked(second);
+    // crun forks twice and waits: of two of one root, each says itself whose it is.
+    let entry = rig.entry_of(21, &[1], &["crun", "run", "--detach", "d"]);
+    let other = rig.entry_of(99, &[1], &["sh", "-c", "true"]);
+    assert_eq!((rig.allowed(entry), rig.allowed(other)), (None, Some(true)));
+    rig.allow_all();
+    assert_eq!(rig.allowed(entry), Some(true));
+    assert_eq!(rig.told_of("d"), ["pre-create allow", "created allow", "started allow"]);
+    assert_eq!(rig.told_of("c"), ["pre-create allow"]);
+}
+
+#[test]
+fn a_hook_that_executes_the_entrypoints_file_is_not_the_init() {
+    let mut rig = Rig::new();
+    let life = rig.command("c", 10, run());
+    let namespaces = br#"{"linux":{"namespaces":[{"type":"pid"}]}}"#;
+    rig.reply(life, change(namespaces));
+    let outcome = Finished { marked: true, config: Some(config(namespaces)), ..Finished::default() };
+    rig.finish(life, outcome);
+    rig.own_pid = 7;
+    let hook = rig.entry(12, &[10, 1]);
+    assert_eq!(rig.allowed(hook), Some(true));
+    rig.own_pid = 1;
+    let entry = rig.entry(11, &[10, 1]);
+    assert_eq!(rig.allowed(entry), None);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(super) struct Rig {
     pub(super) marks: HashSet<LifeId>,
     pub(super) creations: HashSet<LifeId>,
     pub(super) logs: Vec<String>,
+    /// The pid of what executes entrypoints, in its own namespace.
+    pub(super) own_pid: i32,
 }
 
 pub(super) fn process(pid: i32) -> Process {
@@ -39,6 +41,10 @@ pub(super) fn key(id: &str) -> Key {
 
 pub(super) fn config(json: &[u8]) -> Config {
     Config::from_bytes(json).expect("JSON")
+}
+
+pub(super) fn change(json: &[u8]) -> Decision {
+    Decision(Choice::Change(config(json)))
 }
 
 pub(super) fn create() -> Verb {
@@ -80,6 +86,7 @@ impl Rig {
             marks: HashSet::new(),
             creations: HashSet::new(),
             logs: Vec::new(),
+            own_pid: 1,
         }
     }
 
@@ -221,6 +228,11 @@ impl Rig {
     }
 
     pub(super) fn entry(&mut self, pid: i32, ancestors: &[i32]) -> HoldId {
+        self.entry_of(pid, ancestors, &[])
+    }
+
+    /// By a process that was executed with these words `before`.
+    pub(super) fn entry_of(&mut self, pid: i32, ancestors: &[i32], before: &[&str]) -> HoldId {
         let hold = self.lifecycle.new_id();
         self.holds.insert(hold, (self.now, None));
         let mut candidates: Vec<LifeId> = self.marks.iter().copied().collect();
@@ -230,6 +242,8 @@ impl Rig {
             at: self.now,
             time: self.time(),
             process: process(pid),
+            own_pid: self.own_pid,
+            before: before.iter().map(|word| (*word).into()).collect(),
             ancestors: ancestors.to_vec(),
             candidates,
             args: vec!["sh".into()],
