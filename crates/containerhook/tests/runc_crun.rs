@@ -104,7 +104,9 @@ fn ran_with_the_pid_of_its_state(family: Family) -> Result<()> {
     init.kill(SIGKILL)?;
     task.wait(PATIENCE)?;
     let records = listener.wait(bundle.id(), &WHOLE_LIFE)?;
-    ensure!(the(EventKind::Stopped, &records)?.event.exit().map(|exit| end(*exit)) == Some((None, Some(SIGKILL))));
+    ensure!(
+        the(EventKind::Stopped, &records)?.event.exit().map(|exit| end(*exit)) == Some((None, Some(SIGKILL)))
+    );
     listener.close()?;
     Ok(())
 }

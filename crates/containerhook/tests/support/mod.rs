@@ -229,7 +229,10 @@ impl Expected<'_> {
             }
             let exit = self.exit.filter(|_| event.kind() == EventKind::Stopped);
             if event.kind() != EventKind::Stopped || exit.is_some() {
-                ensure!(event.exit().copied().map(end) == exit.map(end), say(&format!("the exit is not {exit:?}")));
+                ensure!(
+                    event.exit().copied().map(end) == exit.map(end),
+                    say(&format!("the exit is not {exit:?}"))
+                );
             }
         }
         Ok(())
