@@ -20,7 +20,9 @@ use crate::event::ExitStatus;
 use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
-use crate::lifecycle::{Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token};
+use crate::lifecycle::{
+    Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token, Verb,
+};
 use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
@@ -29,7 +31,7 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
+use crate::work::{Creation, Found, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
@@ -171,6 +173,8 @@ struct Engine {
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
     creations: HashMap<LifeId, Arc<Creation>>,
+    /// What is kept of a detached `exec` until its process's pid is known, by the runtime's process.
+    execs: HashMap<Process, Arc<Creation>>,
     entries: HashMap<InodeId, Vec<LifeId>>,
     entry_marks: HashMap<LifeId, (Mark, PathBuf)>,
     /// What conmon was told of containers that are not created yet.
@@ -321,6 +325,7 @@ impl Engine {
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
+            execs: HashMap::new(),
             entries: HashMap::new(),
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
@@ -489,6 +494,7 @@ impl Engine {
             return;
         }
         self.apply(Input::Ended { process, status, time });
+        self.execs.remove(&process);
     }
 
     fn counted(&mut self, process: Process, oom_killed: Option<bool>) {
@@ -640,8 +646,8 @@ impl Engine {
                 if let Some(held) = self.holds.remove(&hold) {
                     self.let_go(held, None);
                 }
-                if let Some(why) = why {
-                    self.log.log(Level::Info, why);
+                if let Some((level, why)) = why {
+                    self.log.log(level, why);
                 }
             }
             Outcome::Monitor { hold, id, name } => {
@@ -656,7 +662,12 @@ impl Engine {
             Outcome::Command { mut command, creation } => {
                 let hold = command.hold;
                 self.read(hold);
-                if let Some(creation) = creation {
+                let process = command.process;
+                if let Some(creation) =
+                    creation.as_ref().filter(|_| matches!(command.verb, Verb::Exec { .. }))
+                {
+                    self.execs.insert(process, Arc::clone(creation));
+                } else if let Some(creation) = creation {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
                         && let Some((_, name)) = self.names.remove(at)
                     {
@@ -674,6 +685,9 @@ impl Engine {
                 self.apply(Input::Command(command));
                 if !self.lifecycle.is_life(hold) {
                     self.creations.remove(&hold);
+                }
+                if !self.lifecycle.executes(process) {
+                    self.execs.remove(&process);
                 }
             }
             Outcome::Entry(entry) => {
@@ -698,22 +712,7 @@ impl Engine {
                 self.entry_marked(life, entry);
                 let init = match found {
                     Err(why) => Init::Unknown(why),
-                    Ok(process) => match self.exits.watch(process.pid) {
-                        Ok(watched) if watched == process => Init::Watched(process),
-                        // Its pid is another's by now.
-                        Ok(other) => {
-                            self.exits.unwatch(other);
-                            Init::Ended(process, ExitStatus::UNKNOWN)
-                        }
-                        Err(WatchError::Gone) => Init::Ended(process, ExitStatus::UNKNOWN),
-                        Err(error) => {
-                            self.log.log(
-                                Level::Warn,
-                                format!("the end of process {} will not be seen: {error}", process.pid),
-                            );
-                            Init::Watched(process)
-                        }
-                    },
+                    Ok(process) => self.watch_found(process),
                 };
                 self.apply(Input::InitFound { life, init, marked, time });
             }
@@ -728,6 +727,14 @@ impl Engine {
                     self.marked(binary, mark);
                 }
                 self.apply(Input::Untold(untold));
+            }
+            Outcome::Exec { life, runtime, found, time } => {
+                let found = match found {
+                    Found::Unknown(why) => Init::Unknown(why),
+                    Found::Gone(pid) => Init::Ended(Process { pid, start_time: 0 }, ExitStatus::UNKNOWN),
+                    Found::Process(process) => self.watch_found(process),
+                };
+                self.apply(Input::ExecFound { life, runtime, found, time });
             }
             Outcome::Cgroup { process, cgroup } => self.apply(Input::Cgroup { process, cgroup }),
             Outcome::Counted { process, oom_killed } => self.counted(process, oom_killed),
@@ -791,7 +798,15 @@ impl Engine {
                 }
                 Action::Learn(process) => self.workers.submit(Job::Cgroup { process }),
                 Action::Watch(process) => self.watch(process),
-                Action::Unwatch(process) => self.exits.unwatch(process),
+                Action::FindExec { life, runtime } => {
+                    if let Some(creation) = self.execs.remove(&runtime) {
+                        self.workers.submit(Job::FindExec { life, runtime, creation });
+                    }
+                }
+                Action::Unwatch(process) => {
+                    self.execs.remove(&process);
+                    self.exits.unwatch(process);
+                }
                 Action::Kill(process) => {
                     if let Err(error) = self.exits.kill(process, libc::SIGKILL) {
                         self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
@@ -878,6 +893,24 @@ impl Engine {
         if let Some(MarkedEntry { mark, path }) = entry {
             self.entries.entry(mark.inode()).or_default().push(life);
             self.entry_marks.insert(life, (mark, path));
+        }
+    }
+
+    /// Watches a process that a file named.
+    fn watch_found(&mut self, process: Process) -> Init {
+        match self.exits.watch(process.pid) {
+            Ok(watched) if watched == process => Init::Watched(process),
+            // Its pid is another's by now.
+            Ok(other) => {
+                self.exits.unwatch(other);
+                Init::Ended(process, ExitStatus::UNKNOWN)
+            }
+            Err(WatchError::Gone) => Init::Ended(process, ExitStatus::UNKNOWN),
+            Err(error) => {
+                let line = format!("the end of process {} will not be seen: {error}", process.pid);
+                self.log.log(Level::Warn, line);
+                Init::Watched(process)
+            }
         }
     }
 

@@ -222,6 +222,13 @@ pub struct Resources {
     pub memory_peak: Option<u64>,
 }
 
+/// What a runtime was asked to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) signal: Option<i32>,
+    pub(crate) limits: Option<serde_json::Value>,
+}
+
 /// What is told with an end besides its status.
 #[derive(Debug, Default)]
 pub(crate) struct Ending {
@@ -244,6 +251,11 @@ pub struct ExecProcess {
     pub tty: bool,
     /// Its working directory; `None` where the container's own is used.
     pub cwd: Option<String>,
+    /// The capabilities that were asked for by name: those of its effective set where the runtime was given a process file,
+    /// those that are added to the container's where it was given options; `None` where nothing was said.
+    pub capabilities: Option<Vec<String>>,
+    /// Its pid, as the listener's pid namespace numbers it; known at its end, and only of one that outlives its runtime.
+    pub pid: Option<u32>,
 }
 
 /// The inode numbers of a process's namespaces in the kernel's namespace file system.
@@ -409,6 +421,7 @@ pub struct ContainerEvent {
     pub(crate) exec: Option<Arc<ExecProcess>>,
     pub(crate) detail: Option<String>,
     pub(crate) ending: Option<Arc<Ending>>,
+    pub(crate) asked: Option<Arc<Asked>>,
 }
 
 impl ContainerEvent {
@@ -425,6 +438,7 @@ impl ContainerEvent {
             exec: None,
             detail: None,
             ending: None,
+            asked: None,
         }
     }
 
@@ -501,7 +515,20 @@ impl ContainerEvent {
         *resources.get_or_init(|| cgroup.as_ref()?.resources())
     }
 
-    /// What is executed: for [`Exec`](EventKind::Exec).
+    /// The signal that was asked for, by its number: for [`Killed`](EventKind::Killed).
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        self.asked.as_ref()?.signal
+    }
+
+    /// The limits that were asked for: for [`Updated`](EventKind::Updated). It is the `LinuxResources` object of the OCI
+    /// runtime specification where the runtime was given one in a file, else its options by name with the words they had.
+    #[must_use]
+    pub fn limits(&self) -> Option<&serde_json::Value> {
+        self.asked.as_ref()?.limits.as_ref()
+    }
+
+    /// What is executed: for [`Exec`](EventKind::Exec); what has ended: for [`ExecStopped`](EventKind::ExecStopped).
     #[must_use]
     pub fn exec(&self) -> Option<&ExecProcess> {
         self.exec.as_deref()
@@ -654,6 +681,12 @@ impl Serialize for Line<'_> {
                 core_dumped: exit.core_dumped,
             }),
         )?;
+        if let Some(signal) = event.signal() {
+            map.serialize_entry("signal", &signal)?;
+        }
+        if let Some(limits) = event.limits() {
+            map.serialize_entry("limits", limits)?;
+        }
         if let Some(at) = event.started_at() {
             map.serialize_entry("started_at", &rfc3339(at))?;
         }
@@ -740,6 +773,7 @@ mod tests {
             exec: None,
             detail: None,
             ending: None,
+            asked: None,
         };
         let record = Record { seq: 7, event, answer: None };
         assert_eq!(

@@ -72,6 +72,7 @@ mod config;
 mod dispatch;
 mod engine;
 mod entrypoint;
+mod errand;
 mod error;
 mod event;
 mod events;

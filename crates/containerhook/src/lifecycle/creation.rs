@@ -29,14 +29,7 @@ impl Lifecycle {
                 let process = Arc::clone(process);
                 self.exec(command, process, detach, now, out);
             }
-            Verb::After(kind) => {
-                self.let_go(hold, out);
-                if let Some(id) = self.addressed(&command.key, false)
-                    && (self.rules.tells(kind) || kind == EventKind::Deleted)
-                {
-                    self.watch(command.process, id, Role::After(kind), out);
-                }
-            }
+            Verb::After(kind) => self.after(command, kind, out),
         }
     }
 
@@ -54,7 +47,7 @@ impl Lifecycle {
     }
 
     /// The life that a runtime means by this key.
-    fn addressed(&self, key: &Key, start: bool) -> Option<LifeId> {
+    pub(super) fn addressed(&self, key: &Key, start: bool) -> Option<LifeId> {
         let newest = *self.keys.get(key)?;
         // As long as an id is in use, another create of it does not get far: the state is still that of the earlier life.
         let mut next = Some(newest);
@@ -323,7 +316,7 @@ impl Lifecycle {
         life.marked = false;
         life.entered = true;
         life.started_at = Some(time);
-        life.exec = Some(Arc::new(ExecProcess { args, cwd: None, user: None, tty: false }));
+        life.exec = Some(Arc::new(ExecProcess { args, ..ExecProcess::default() }));
         let kind = if created { EventKind::Started } else { EventKind::Created };
         let deadline = at + self.rules.deadline(kind);
         self.keep(hold, id, HoldOf::Entry, deadline);
@@ -378,41 +371,6 @@ impl Lifecycle {
         if self.holds.contains_key(&hold) {
             self.keep(hold, id, HoldOf::Entry, deadline);
         }
-        self.push(id, turn, now, out);
-    }
-
-    /// A runtime is about to execute a process in a container.
-    fn exec(
-        &mut self,
-        command: Command,
-        process: Arc<ExecProcess>,
-        detach: bool,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        let Command { hold, at, held, .. } = command;
-        if !self.rules.tells(EventKind::Exec) && !self.rules.tells(EventKind::ExecStopped) {
-            self.let_go(hold, out);
-            return;
-        }
-        let known = self.addressed(&command.key, false);
-        let id = known.unwrap_or_else(|| self.stranger(command.key, command.container));
-        self.watch(command.process, id, Role::Exec { detach }, out);
-        if !self.rules.tells(EventKind::Exec) {
-            self.let_go(hold, out);
-            return;
-        }
-        let deadline = at + self.rules.deadline(EventKind::Exec);
-        if held {
-            self.keep(hold, id, HoldOf::Exec, deadline);
-        }
-        let turn = Turn {
-            held: held.then_some((at, deadline)),
-            caller: Some(command.process.pid),
-            exec: Some(process),
-            detail: command.detail,
-            ..Turn::new(EventKind::Exec, command.time, Effect::Exec { hold, process: command.process })
-        };
         self.push(id, turn, now, out);
     }
 

@@ -1,7 +1,7 @@
 //! How lives end, and how they are forgotten.
 
 use super::lane::{Effect, Turn};
-use super::life::{Gate, Life, Role};
+use super::life::{Gate, Role};
 use super::*;
 use crate::event::Ending;
 
@@ -27,29 +27,11 @@ impl Lifecycle {
             match role {
                 Role::Creator => self.creator_ended(id, status, time, now, out),
                 Role::Init => self.init_ended(id, status, time, now, out),
-                Role::Exec { detach } => {
-                    // A detached exec's runtime ends before the process it executed.
-                    if !detach {
-                        let turn = Turn {
-                            exit: Some(status),
-                            ..Turn::new(EventKind::ExecStopped, time, Effect::None)
-                        };
-                        self.push(id, turn, now, out);
-                    }
-                    self.retire(id, out);
+                Role::Exec { detach } => self.exec_ended(id, process, detach, status, time, now, out),
+                Role::Executed => {
+                    self.exec_stopped(id, process, Some(process), status, None, time, now, out);
                 }
-                Role::After(kind) => {
-                    // `delete --force` of a container that is still being created finds nothing, and succeeds.
-                    let early = self.lives.get(&id).is_none_or(Life::creator_works);
-                    if early || status.success() == Some(false) {
-                        continue;
-                    }
-                    if kind == EventKind::Deleted {
-                        self.deleted(id, time, now, out);
-                    } else {
-                        self.push(id, Turn::new(kind, time, Effect::None), now, out);
-                    }
-                }
+                Role::After(kind) => self.done(id, process, kind, status, time, now, out),
             }
         }
     }
@@ -229,6 +211,7 @@ impl Lifecycle {
             out.push(Action::Unmark { life: id, by: None });
         }
         for process in self.processes.drop_life(id) {
+            self.errands.remove(&process);
             out.push(Action::Unwatch(process));
         }
     }
@@ -257,6 +240,7 @@ impl Lifecycle {
 
     pub(super) fn drop_role(&mut self, process: Process, id: LifeId, role: Role, out: &mut Vec<Action>) {
         if self.processes.drop_role(process, id, role) {
+            self.errands.remove(&process);
             out.push(Action::Unwatch(process));
         }
     }

@@ -36,6 +36,7 @@ pub(super) struct Turn {
     pub(super) exec: Option<Arc<ExecProcess>>,
     pub(super) detail: Option<String>,
     pub(super) ending: Option<Arc<Ending>>,
+    pub(super) asked: Option<Arc<Asked>>,
     pub(super) effect: Effect,
     pub(super) token: Token,
     /// Its deadline passed before its turn came, and this is what was done.
@@ -54,6 +55,7 @@ impl Turn {
             exec: None,
             detail: None,
             ending: None,
+            asked: None,
             effect,
             token: 0,
             answered: None,
@@ -113,6 +115,7 @@ impl Lifecycle {
                 exec: turn.exec,
                 detail: turn.detail,
                 ending: turn.ending,
+                asked: turn.asked,
                 ..new_event(turn.kind, turn.time, container, turn.held, turn.caller)
             };
             let (event, since, due) = match (turn.held, turn.answered) {

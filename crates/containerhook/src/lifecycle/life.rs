@@ -144,8 +144,19 @@ impl Life {
 pub(super) enum Role {
     Creator,
     Init,
-    Exec { detach: bool },
+    /// The runtime that executes a process.
+    Exec {
+        detach: bool,
+    },
+    /// A process that outlives the runtime that executed it.
+    Executed,
     After(EventKind),
+}
+
+impl Role {
+    pub(super) fn is_runtime(self) -> bool {
+        !matches!(self, Role::Init | Role::Executed)
+    }
 }
 
 /// The watched processes. One may be several things: a container's init may be a runtime that creates another.
@@ -201,7 +212,7 @@ impl Processes {
 
     /// Is it a runtime at work?
     pub(super) fn is_runtime(&self, process: Process) -> bool {
-        self.roles(process).iter().any(|(_, role)| *role != Role::Init)
+        self.roles(process).iter().any(|(_, role)| role.is_runtime())
     }
 
     /// The processes of this pid that have not been reported to have ended: more than one where a report is late.

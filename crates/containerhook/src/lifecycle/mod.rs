@@ -6,6 +6,7 @@
 
 mod creation;
 mod ending;
+mod errand;
 mod found;
 mod lane;
 mod life;
@@ -20,12 +21,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::cgroup::Cgroup;
 use crate::config::Config;
-use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict};
+use crate::event::{
+    Answer, Asked, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict,
+};
 use crate::exit::Process;
 use crate::handler::{Choice, Decision};
 use crate::notifier::OnTimeout;
 use crate::outlet::Level;
 
+use errand::Errand;
 use lane::Telling;
 use life::{Life, Processes, Role};
 
@@ -97,6 +101,8 @@ pub(crate) struct Command {
     pub(crate) key: Key,
     /// What the command line and the bundle say.
     pub(crate) container: Container,
+    /// What is asked of it, where that is told.
+    pub(crate) asked: Option<Arc<Asked>>,
     pub(crate) detail: Option<String>,
     /// It is held still: reading it did not take too long.
     pub(crate) held: bool,
@@ -157,6 +163,13 @@ pub(crate) enum Input {
         life: LifeId,
         init: Init,
         marked: bool,
+        time: SystemTime,
+    },
+    /// The pid file of a detached `exec` was read.
+    ExecFound {
+        life: LifeId,
+        runtime: Process,
+        found: Init,
         time: SystemTime,
     },
     Ended {
@@ -221,6 +234,11 @@ pub(crate) enum Action {
     /// The create process has ended: learn the init's pid, watch it; then `InitFound`.
     FindInit {
         life: LifeId,
+    },
+    /// The runtime of a detached `exec` has ended: learn the process's pid, watch it; then `ExecFound`.
+    FindExec {
+        life: LifeId,
+        runtime: Process,
     },
     /// Learn the cgroup of this init; then `Cgroup`, if there is one.
     Learn(Process),
@@ -297,6 +315,8 @@ pub(crate) struct Lifecycle {
     /// The lives that are not over, by what runtimes call them.
     keys: HashMap<Key, LifeId>,
     processes: Processes,
+    /// What processes are at work for, by the runtime's, or by the one it executed.
+    errands: HashMap<Process, Errand>,
     told: HashMap<Token, Telling>,
     /// Executions that are not answered yet.
     holds: HashMap<HoldId, Hold>,
@@ -316,6 +336,7 @@ impl Lifecycle {
             lives: HashMap::new(),
             keys: HashMap::new(),
             processes: Processes::default(),
+            errands: HashMap::new(),
             told: HashMap::new(),
             holds: HashMap::new(),
             due: BTreeSet::new(),
@@ -350,7 +371,7 @@ impl Lifecycle {
 
     /// Is a runtime at work known to have this pid? Then its exec is a runtime executing itself again.
     pub(crate) fn knows(&self, pid: i32) -> Option<Process> {
-        let runtime = |roles: &[(LifeId, Role)]| roles.iter().any(|(_, role)| *role != Role::Init);
+        let runtime = |roles: &[(LifeId, Role)]| roles.iter().any(|(_, role)| role.is_runtime());
         self.processes.of_pid(pid).filter(|(_, roles)| runtime(roles)).last().map(|(process, _)| process)
     }
 
@@ -377,6 +398,9 @@ impl Lifecycle {
                     None => {}
                 }
                 self.init_found(id, init, time, now, out);
+            }
+            Input::ExecFound { life, runtime, found, time } => {
+                self.exec_found(life, runtime, found, time, now, out);
             }
             Input::Ended { process, status, time } => self.process_ended(process, status, time, now, out),
             Input::Replied { token, decision } => self.replied(token, decision, now, out),
@@ -490,5 +514,6 @@ fn new_event(
         exec: None,
         detail: None,
         ending: None,
+        asked: None,
     }
 }

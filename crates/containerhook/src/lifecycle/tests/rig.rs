@@ -24,6 +24,7 @@ pub(super) struct Rig {
     pub(super) killed: Vec<Process>,
     pub(super) finishing: Vec<(LifeId, Option<Config>, bool)>,
     pub(super) finding: Vec<LifeId>,
+    pub(super) execs: Vec<Process>,
     pub(super) marks: HashSet<LifeId>,
     pub(super) creations: HashSet<LifeId>,
     pub(super) logs: Vec<String>,
@@ -83,6 +84,7 @@ impl Rig {
             killed: Vec::new(),
             finishing: Vec::new(),
             finding: Vec::new(),
+            execs: Vec::new(),
             marks: HashSet::new(),
             creations: HashSet::new(),
             logs: Vec::new(),
@@ -151,6 +153,7 @@ impl Rig {
                     assert!(self.watched.remove(&process), "{process:?} was not watched");
                 }
                 Action::Learn(_) => {}
+                Action::FindExec { runtime, .. } => self.execs.push(runtime),
                 Action::Kill(process) => self.killed.push(process),
                 Action::Unmark { life, .. } => {
                     self.marks.remove(&life);
@@ -194,6 +197,7 @@ impl Rig {
             verb,
             key: key(id),
             container: Container { id: id.into(), ..Container::default() },
+            asked: None,
             detail: None,
             held,
         };
