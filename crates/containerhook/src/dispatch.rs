@@ -185,3 +185,221 @@ fn panic_words(panic: Box<dyn std::any::Any + Send>) -> String {
     // A record carries it.
     words.map_or_else(|| "no message".to_owned(), |words| words.chars().take(1024).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+    use crate::event::EventKind;
+    use crate::handler::Choice;
+
+    const LONG: Duration = Duration::from_secs(10);
+    const SHORT: Duration = Duration::from_millis(100);
+
+    type Reply = (Token, Result<Decision, String>);
+
+    /// Events are told apart by their caller's pid, which is their token; the handler does as it is told for each.
+    struct Rig {
+        dispatch: Dispatch,
+        begun: Receiver<(Token, bool)>,
+        replies: Receiver<Reply>,
+        end: BTreeMap<Token, Sender<()>>,
+    }
+
+    /// Handlers of the events up to `count` wait until they are let; later ones return at once.
+    fn rig(most: usize, patience: Duration, count: Token) -> Rig {
+        let (at, begun) = mpsc::channel();
+        let (reply, replies) = mpsc::channel();
+        let mut end = BTreeMap::new();
+        let mut gates = HashMap::new();
+        for token in 1..=count {
+            let (open, gate) = mpsc::channel::<()>();
+            end.insert(token, open);
+            gates.insert(token, Mutex::new(gate));
+        }
+        let handler = move |event: &ContainerEvent| {
+            let token = Token::from(event.caller_pid().unwrap());
+            at.send((token, event.held())).unwrap();
+            if let Some(gate) = gates.get(&token) {
+                let _ = lock(gate).recv();
+            }
+        };
+        let reply = move |token, decision| reply.send((token, decision)).unwrap();
+        Rig {
+            dispatch: Dispatch::new(Box::new(handler), most, patience, reply).unwrap(),
+            begun,
+            replies,
+            end,
+        }
+    }
+
+    fn event(token: Token) -> Arc<ContainerEvent> {
+        Arc::new(ContainerEvent {
+            kind: EventKind::PreCreate,
+            time: SystemTime::UNIX_EPOCH,
+            container: Arc::default(),
+            held: true,
+            deadline: Some(Instant::now()),
+            existing: false,
+            caller: u32::try_from(token).ok(),
+            exit: None,
+            exec: None,
+            detail: None,
+        })
+    }
+
+    impl Rig {
+        fn tell(&self, life: LifeId, token: Token) {
+            self.dispatch.tell(life, token, event(token));
+        }
+
+        fn begins(&self) -> (Token, bool) {
+            self.begun.recv_timeout(LONG).unwrap()
+        }
+
+        fn none_begins(&self) {
+            assert!(self.begun.recv_timeout(SHORT).is_err(), "a handler ran that had to wait");
+        }
+
+        fn ends(&self, token: Token) {
+            self.end[&token].send(()).unwrap();
+            let (replied, decision) = self.replies.recv_timeout(LONG).unwrap();
+            assert_eq!(replied, token);
+            assert!(matches!(decision, Ok(Decision(Choice::Allow))));
+            self.dispatch.replied(token);
+        }
+    }
+
+    #[test]
+    fn lives_are_told_beside_each_other_and_one_life_event_by_event() {
+        let rig = rig(8, LONG, 3);
+        rig.tell(1, 1);
+        rig.tell(1, 2);
+        rig.tell(2, 3);
+        let mut first = [rig.begins(), rig.begins()];
+        first.sort_unstable();
+        assert_eq!(first, [(1, true), (3, true)]);
+        rig.none_begins();
+        rig.ends(1);
+        assert_eq!(rig.begins(), (2, true));
+        rig.ends(2);
+        rig.ends(3);
+        assert!(rig.dispatch.is_quiet());
+    }
+
+    #[test]
+    fn a_handler_that_is_late_makes_way_for_its_lifes_next_event() {
+        let rig = rig(1, LONG, 1);
+        rig.tell(1, 1);
+        assert_eq!(rig.begins(), (1, true));
+        assert!(rig.dispatch.overdue(1));
+        rig.tell(1, 2);
+        assert_eq!(rig.begins(), (2, true));
+        rig.dispatch.replied(2);
+        assert_eq!(rig.replies.recv_timeout(LONG).unwrap().0, 2);
+        // It answers after all.
+        rig.ends(1);
+        assert!(rig.dispatch.is_quiet());
+    }
+
+    #[test]
+    fn what_is_late_before_a_thread_took_it_is_told_in_its_turn_and_not_as_held() {
+        let rig = rig(1, LONG, 4);
+        rig.tell(9, 1);
+        assert_eq!(rig.begins(), (1, true));
+        rig.tell(1, 2);
+        rig.tell(1, 3);
+        rig.tell(1, 4);
+        assert!(rig.dispatch.overdue(2) && rig.dispatch.overdue(3));
+        rig.ends(1);
+        assert_eq!(rig.begins(), (2, false));
+        rig.none_begins();
+        rig.ends(2);
+        assert_eq!(rig.begins(), (3, false));
+        rig.ends(3);
+        assert_eq!(rig.begins(), (4, true));
+        rig.ends(4);
+        assert!(rig.dispatch.is_quiet());
+    }
+
+    #[test]
+    fn what_began_late_and_does_not_return_silences_nobody() {
+        let rig = rig(1, SHORT, 2);
+        rig.tell(9, 1);
+        assert_eq!(rig.begins(), (1, true));
+        rig.tell(1, 2);
+        assert!(rig.dispatch.overdue(2));
+        rig.tell(1, 3);
+        // 1 outlasts the pool's patience, then 2 does; neither is given up by the engine any more.
+        assert_eq!(rig.begins(), (2, false));
+        assert_eq!(rig.begins(), (3, true));
+    }
+
+    #[test]
+    fn handlers_that_never_return_cost_their_own_lives_only() {
+        let rig = rig(2, LONG, 40);
+        for token in 1..=40 {
+            rig.tell(token, token);
+        }
+        let mut stuck = Vec::new();
+        for _ in 0..20 {
+            for _ in 0..2 {
+                stuck.push(rig.begins().0);
+            }
+            rig.none_begins();
+            for token in stuck.drain(..) {
+                assert!(rig.dispatch.overdue(token));
+            }
+        }
+        rig.tell(50, 50);
+        assert_eq!(rig.begins(), (50, true));
+    }
+
+    #[test]
+    fn late_events_of_one_life_do_not_fill_the_memory() {
+        let rig = rig(1, LONG, 2);
+        rig.tell(9, 1);
+        assert_eq!(rig.begins(), (1, true));
+        let count = MOST_LATE as Token + 3;
+        for token in 2..2 + count {
+            rig.tell(1, token);
+        }
+        let told = (2..2 + count).filter(|token| rig.dispatch.overdue(*token)).count();
+        // One of them waits in the pool.
+        assert_eq!(told, MOST_LATE + 1);
+    }
+
+    #[test]
+    fn a_panic_is_told_in_its_words() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("once more");
+            }
+        }
+        let (reply, replies) = mpsc::channel::<Reply>();
+        let handler = |event: &ContainerEvent| match event.caller_pid() {
+            Some(1) => panic!("a constant"),
+            Some(2) => panic!("a {}", "format"),
+            Some(3) => std::panic::panic_any(7),
+            Some(4) => std::panic::panic_any(Bomb),
+            _ => (),
+        };
+        let reply = move |token, decision| reply.send((token, decision)).unwrap();
+        let dispatch = Dispatch::new(Box::new(handler), 1, LONG, reply).unwrap();
+        for (token, words) in [
+            (1, Some("a constant")),
+            (2, Some("a format")),
+            (3, Some("no message")),
+            (4, Some("no message")),
+            (5, None),
+        ] {
+            dispatch.tell(1, token, event(token));
+            let (replied, decision) = replies.recv_timeout(LONG).unwrap();
+            assert_eq!((replied, decision.err().as_deref()), (token, words));
+        }
+    }
+}

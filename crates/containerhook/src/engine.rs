@@ -719,11 +719,14 @@ impl Engine {
             Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
                 self.looks -= usize::from(untold.existing);
-                if let Some((binary, mark)) = learned {
-                    self.log.log(
-                        Level::Warn,
-                        format!("{} is a container runtime that nothing named", binary.host_path.display()),
-                    );
+                for (binary, mark) in learned {
+                    if !self.runtimes.contains_key(&inode_of(&binary)) {
+                        let line = format!(
+                            "{} is a container runtime that nothing named",
+                            binary.host_path.display()
+                        );
+                        self.log.log(Level::Warn, line);
+                    }
                     self.marked(binary, mark);
                 }
                 self.apply(Input::Untold(untold));

@@ -93,6 +93,7 @@ mod proc;
 mod runtime;
 mod stranger;
 mod sys;
+pub mod verify;
 mod watchdog;
 mod work;
 

@@ -536,7 +536,9 @@ fn arguments_that_lead_nowhere() {
         let code = while_held(&program, 1, check, || {
             wait(fork(|| execve(&path, array as *const *const libc::c_char)))
         });
-        assert_eq!(code, Ok(errno), "{array:#x}");
+        // What lies behind the mapping decides whether the kernel counts too many or comes to its end.
+        let counted = array == endless.at as usize && code == Ok(libc::EFAULT);
+        assert!(code == Ok(errno) || counted, "{array:#x}: {code:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a container comes to be: from the exec of its runtime to its first program.
 
+use super::ending::UNSEEN;
 use super::lane::{Effect, Turn};
 use super::life::{Finishing, Gate, Life, Role};
 use super::*;
@@ -286,7 +287,8 @@ impl Lifecycle {
                 })
             };
         if let Some(id) = pick(&is_init).or_else(|| pick(&runs_it)) {
-            let created = self.lives.get(&id).is_some_and(|life| life.init.is_some());
+            let created = |life: &Life| life.init.is_some() && life.awaiting.is_none();
+            let created = self.lives.get(&id).is_some_and(created);
             self.first_program(id, entry, created, now, out);
         } else if let Some(id) = pick(&|life| life.finding) {
             // Whether this is the init will be known in a moment.
@@ -316,6 +318,9 @@ impl Lifecycle {
         life.marked = false;
         life.entered = true;
         life.started_at = Some(time);
+        if let Some((_, at)) = life.awaiting.take() {
+            self.due.remove(&(at, Due::Entry(id)));
+        }
         life.exec = Some(Arc::new(ExecProcess { args, ..ExecProcess::default() }));
         let kind = if created { EventKind::Started } else { EventKind::Created };
         let deadline = at + self.rules.deadline(kind);
@@ -515,6 +520,11 @@ impl Lifecycle {
         {
             let entry = life.parked.remove(at);
             self.first_program(id, entry, false, now, out);
+        } else if ended.is_none() && !creates && life.marked && self.rules.tells(EventKind::Created) {
+            // Its first program comes in a moment, and is held.
+            let until = now + UNSEEN;
+            life.awaiting = Some((time, until));
+            self.due.insert((until, Due::Entry(id)));
         } else {
             // What waits is its `start`, which may have come before this.
             let held = creates && !life.start_passed && ended.is_none();
@@ -551,6 +561,18 @@ impl Lifecycle {
         } else if self.lives.get(&id).is_some_and(|life| life.init.is_none()) {
             self.retire(id, out);
         }
+    }
+
+    /// The first program of a container that runs was not seen, though it was waited for.
+    pub(super) fn created_unheld(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        let Some((time, at)) = life.awaiting.take() else { return };
+        self.due.remove(&(at, Due::Entry(id)));
+        let turn = Turn {
+            detail: Some("not held: it runs already".into()),
+            ..Turn::new(EventKind::Created, time, Effect::Opened)
+        };
+        self.push(id, turn, now, out);
     }
 
     /// Those that waited for the init to be known.

@@ -9,9 +9,9 @@ use crate::event::Ending;
 /// than this many.
 pub(super) const MOST_ENDED: usize = 1024;
 
-/// How long a container that its runtime has deleted may seem to live: without BPF the report of an end waits for its
-/// status.
-const UNSEEN: Duration = Duration::from_secs(1);
+/// How long something may be on its way that must come, if it was not missed: the end of a container that its runtime has
+/// deleted (without BPF it waits for its status), and the first program of one that is started.
+pub(super) const UNSEEN: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     /// A watched process has ended.
@@ -138,6 +138,9 @@ impl Lifecycle {
         let (key, previous) = (life.key.take(), life.previous.take());
         if let Some((_, at)) = life.deleting.take() {
             self.due.remove(&(at, Due::Deleted(id)));
+        }
+        if let Some((_, at)) = life.awaiting.take() {
+            self.due.remove(&(at, Due::Entry(id)));
         }
         let never = life.init.is_none();
         let meanwhile = life.meanwhile.take().filter(|_| never);

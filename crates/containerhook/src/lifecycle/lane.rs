@@ -81,6 +81,10 @@ impl Lifecycle {
             self.carry_out(id, effect, None, now, out);
             return;
         }
+        if turn.kind != EventKind::Created {
+            // Whatever it is, it comes after that.
+            self.created_unheld(id, now, out);
+        }
         turn.token = self.new_token();
         if let Some((_, deadline)) = turn.held {
             // It runs from the kernel's report on, whenever the event's turn comes.

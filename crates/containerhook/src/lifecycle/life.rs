@@ -54,6 +54,8 @@ pub(super) struct Life {
     pub(super) unmarked: Option<String>,
     /// `Started` has had its moment.
     pub(super) entered: bool,
+    /// `Created` waits for the first program of an init that is known: since when, and until when.
+    pub(super) awaiting: Option<(SystemTime, Instant)>,
     /// When a `start` was seen that has not been told of.
     pub(super) start_seen: Option<SystemTime>,
     pub(super) exec: Option<Arc<ExecProcess>>,
@@ -93,6 +95,7 @@ impl Life {
             marked: false,
             unmarked: None,
             entered: false,
+            awaiting: None,
             start_seen: None,
             exec: None,
             started_at: None,

@@ -285,6 +285,8 @@ enum Due {
     Turn(LifeId, Token),
     /// A hold's last moment.
     Hold(HoldId),
+    /// The first program of a container that runs has not come.
+    Entry(LifeId),
     /// The end of a container that is deleted was not seen.
     Deleted(LifeId),
 }
@@ -430,6 +432,7 @@ impl Lifecycle {
             match due {
                 Due::Turn(life, token) => self.turn_due(life, token, now, out),
                 Due::Hold(hold) => self.hold_expired(hold, now, out),
+                Due::Entry(life) => self.created_unheld(life, now, out),
                 Due::Deleted(life) => self.end_unseen(life, now, out),
             }
         }
