@@ -3,7 +3,7 @@
 //! Every turn of its loop: read what the kernel holds, *then* what has ended, and settle the ends first. So a pid that
 //! is used again is never taken for the process that had it before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use fanotify::{Event, Group, InodeId, Mark, PermissionEvent};
+use fanotify::{Class, Event, Group, InodeId, Mark, PermissionEvent};
 
 use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
@@ -162,6 +162,8 @@ struct Engine {
     holds: HashMap<HoldId, Held>,
     /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
     stops: HashMap<Process, LifeId>,
+    /// Inits that were ended as their container was refused.
+    killed: HashSet<Process>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
@@ -227,7 +229,9 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(|error| of_fanotify(&error))?;
+        // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
+        let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -303,6 +307,7 @@ impl Engine {
             log,
             holds: HashMap::new(),
             stops: HashMap::new(),
+            killed: HashSet::new(),
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
@@ -445,7 +450,11 @@ impl Engine {
             for Ended { process, status, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
-                self.apply(Input::Ended { process, status, time });
+                if self.killed.remove(&process) {
+                    self.workers.submit(Job::UntilReaped { process, status, time });
+                } else {
+                    self.apply(Input::Ended { process, status, time });
+                }
             }
             self.bell.bell.silence();
             while let Ok(message) = self.inbox.try_recv() {
@@ -678,17 +687,20 @@ impl Engine {
             Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
                 self.looks -= usize::from(untold.existing);
-                if let Some((binary, mark)) = learned {
-                    self.log.log(
-                        Level::Warn,
-                        format!("{} is a container runtime that nothing named", binary.host_path.display()),
-                    );
+                for (binary, mark) in learned {
+                    if !self.runtimes.contains_key(&inode_of(&binary)) {
+                        let line = format!(
+                            "{} is a container runtime that nothing named",
+                            binary.host_path.display()
+                        );
+                        self.log.log(Level::Warn, line);
+                    }
                     self.marked(binary, mark);
                 }
                 self.apply(Input::Untold(untold));
             }
-            Outcome::Ended { process, time } => {
-                self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
+            Outcome::Ended { process, status, time } => {
+                self.apply(Input::Ended { process, status, time });
             }
             Outcome::Existing { found, strangers } => {
                 self.looks -= 1;
@@ -746,8 +758,12 @@ impl Engine {
                     }
                 }
                 Action::Watch(process) => self.watch(process),
-                Action::Unwatch(process) => self.exits.unwatch(process),
+                Action::Unwatch(process) => {
+                    self.killed.remove(&process);
+                    self.exits.unwatch(process);
+                }
                 Action::Kill(process) => {
+                    self.killed.insert(process);
                     if let Err(error) = self.exits.kill(process, libc::SIGKILL) {
                         self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
                     }
@@ -768,7 +784,10 @@ impl Engine {
             Held::Exec(event) => {
                 let answered = match refusal {
                     None => event.allow(),
-                    Some(Refusal {}) => event.deny(),
+                    Some(Refusal { error }) => match error.errno() {
+                        None => event.deny(),
+                        Some(errno) => event.deny_with_errno(errno).map(drop),
+                    },
                 };
                 if let Err(error) = answered {
                     self.log.log(Level::Debug, format!("answering: {error}"));
@@ -852,7 +871,8 @@ impl Engine {
     }
 
     fn ended_already(&mut self, process: Process) {
-        self.bell.post(Message::Worked(Outcome::Ended { process, time: SystemTime::now() }));
+        let (status, time) = (ExitStatus::UNKNOWN, SystemTime::now());
+        self.bell.post(Message::Worked(Outcome::Ended { process, status, time }));
     }
 
     fn unmark(&mut self, life: LifeId, by: Option<HoldId>) {
