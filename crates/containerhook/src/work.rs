@@ -495,6 +495,9 @@ impl Worker {
     }
 
     fn mark_entry(&self, creation: &Creation, config: Option<&Config>) -> Result<MarkedEntry, String> {
+        if creation.invocation.family == Family::Runsc {
+            return Err("gVisor has the container's programs executed by no kernel but its own".to_owned());
+        }
         let config = config.ok_or("its configuration could not be read")?;
         let bundle = creation.bundle.as_ref().ok_or("its bundle could not be opened")?;
         let entry = entrypoint::resolve(&creation.caller(), bundle.as_fd(), config.outline())
@@ -508,6 +511,9 @@ impl Worker {
         creation: &Creation,
         config: &Config,
     ) -> Result<MarkedEntry, String> {
+        if creation.invocation.family == Family::Runsc {
+            return Err("gVisor executes nothing of it here".to_owned());
+        }
         let _rights = creation.caller().rights().map_err(|e| e.to_string())?;
         let root = File::options()
             .read(true)
