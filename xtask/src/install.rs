@@ -41,6 +41,9 @@ pub(crate) const TESTS: &[Package] = &[
     program("llvm", "llvm-strip"),
     Package { name: "libbpf-dev", shown_by: Shown::File("/usr/include/bpf/bpf_helpers.h") },
     program("tmux", "tmux"),
+    program("lxc", "lxc-execute"),
+    program("bubblewrap", "bwrap"),
+    program("runsc", "runsc"),
 ];
 
 pub(crate) const BENCH: &[Package] =

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use containerhook::{Builder, ContainerNotifier, EventKind, ExitBackend, OnTimeout};
 
 use crate::failure::{EXIT_CODES, Usage};
+use crate::listener::Supervised;
 use crate::output::ColorChoice;
 
 /// Holds and tells containers the moment they are created, start and end, without any setting in a container runtime.
@@ -18,6 +19,9 @@ use crate::output::ColorChoice;
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
+    /// Given by the supervisor to the listener that it starts
+    #[arg(long, hide = true)]
+    pub(crate) supervised: Option<Supervised>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -41,6 +45,17 @@ pub(crate) enum Command {
         /// The folder
         directory: Option<PathBuf>,
     },
+}
+
+impl Command {
+    /// How long its listener may be stuck before its supervisor kills it; `None` for one that needs no supervisor.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        match self {
+            Command::Watch(args) => args.watchdog.limit(),
+            Command::Top(args) => args.watchdog.limit(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,16 +1,14 @@
 //! `containerhook list`: the containers that run at this moment.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use containerhook::{ContainerEvent, ContainerNotifier, EventKind, Record};
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::args::{Global, ListenArgs};
+use crate::args::Global;
 use crate::failure::EXIT_CODES;
 use crate::filter::{Condition, wanted};
 use crate::output::{self, Ink, Pen};
@@ -23,12 +21,13 @@ Examples:
 
 /// Lists the containers that run already
 ///
-/// It asks no engine: it listens for a moment, is told what is there, and leaves.
+/// It asks no engine and holds nothing: it reads the state that runtimes leave, and /proc.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct ListArgs {
-    #[command(flatten)]
-    listen: ListenArgs,
+    /// Where the host's file system is seen, for one who looks from inside a container
+    #[arg(long, value_name = "DIR", env = "HOST_ROOT", help_heading = "Which containers")]
+    host_root: Option<PathBuf>,
     /// List those only whose field matches, such as name=web-* or namespace!=kube-system (repeatable)
     #[arg(long, value_name = "FIELD=PATTERN", help_heading = "Which containers")]
     filter: Vec<Condition>,
@@ -43,32 +42,15 @@ pub(crate) struct ListArgs {
     no_trunc: bool,
 }
 
-/// Nothing more has been told for so long: that was all.
-const QUIET: Duration = Duration::from_millis(300);
-
-/// However many there are, so long is enough.
-const LONGEST: Duration = Duration::from_secs(10);
-
 pub(crate) fn run(args: &ListArgs, global: &Global) -> anyhow::Result<ExitCode> {
-    let with_config = args.config;
-    let (sender, records) = mpsc::channel();
-    let notifier = args
-        .listen
-        .builder()
-        .existing(true)
-        .events([EventKind::Created])
-        .on_record(move |record: &Record| {
-            let line = if with_config { record.to_json_with_config() } else { record.to_json() };
-            let _ = sender.send(line);
-        })
-        .start(|_: &ContainerEvent| {})?;
-    let told = collect(&notifier, &records)?;
-    notifier.close();
+    let host_root = args.host_root.clone().unwrap_or_else(|| PathBuf::from("/"));
+    let told = containerhook::existing(&host_root);
 
     let mut lines = Vec::new();
-    for line in told.into_iter().chain(records.try_iter()) {
+    for record in told {
+        let line = if args.config { record.to_json_with_config() } else { record.to_json() };
         let event: Value = serde_json::from_str(&line)?;
-        if event["existing"] == true && wanted(&args.filter, &event) {
+        if wanted(&args.filter, &event) {
             lines.push((line, event));
         }
     }
@@ -81,27 +63,6 @@ pub(crate) fn run(args: &ListArgs, global: &Global) -> anyhow::Result<ExitCode> 
     };
     output::text(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn collect(notifier: &ContainerNotifier, records: &mpsc::Receiver<String>) -> anyhow::Result<Vec<String>> {
-    let until = Instant::now() + LONGEST;
-    let mut told = Vec::new();
-    loop {
-        match records.recv_timeout(QUIET) {
-            Ok(line) => told.push(line),
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                let status = notifier.status()?;
-                if told.len() + status.creating >= status.containers {
-                    break;
-                }
-            }
-        }
-        if Instant::now() >= until {
-            break;
-        }
-    }
-    Ok(told)
 }
 
 fn table(events: &[Value], width: Option<usize>, full_ids: bool, pen: Pen) -> String {

@@ -11,11 +11,14 @@ mod failure;
 mod field;
 mod filter;
 mod list;
+mod listener;
 mod model;
 mod output;
 mod row;
 mod shell;
 mod signals;
+mod supervise;
+mod systemd;
 mod table;
 mod template;
 mod top;
@@ -27,18 +30,27 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command};
+use crate::listener::Watcher;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome =
-        cli.global.start_log(matches!(cli.command, Command::Top(_))).and_then(|()| match cli.command {
-            Command::Watch(args) => watch::run(&args, &cli.global),
-            Command::Doctor(args) => doctor::run(&args, &cli.global),
-            Command::Top(args) => top::run(&args, &cli.global),
-            Command::List(args) => list::run(&args, &cli.global),
-            Command::Verify(args) => verify::run(&args, &cli.global),
-            Command::Completions { shell } => shell::completions(shell),
-            Command::Man { directory } => shell::man(directory.as_deref()),
-        });
-    outcome.unwrap_or_else(|error| failure::report(&error))
+    run(cli).unwrap_or_else(|error| failure::report(&error))
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    cli.global.start_log(matches!(cli.command, Command::Top(_)))?;
+    let watcher = match (cli.supervised, cli.command.watchdog()) {
+        (Some(supervised), _) => Watcher::Supervisor(supervised.enter()?),
+        (None, Some(limit)) => return supervise::run(limit),
+        (None, None) => Watcher::of_environment()?,
+    };
+    match cli.command {
+        Command::Watch(args) => watch::run(&args, &cli.global, watcher),
+        Command::Doctor(args) => doctor::run(&args, &cli.global),
+        Command::Top(args) => top::run(&args, &cli.global, watcher),
+        Command::List(args) => list::run(&args, &cli.global),
+        Command::Verify(args) => verify::run(&args, &cli.global),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { directory } => shell::man(directory.as_deref()),
+    }
 }

@@ -30,11 +30,22 @@ impl End {
     }
 }
 
+/// Says why SIGTSTP does nothing.
+pub(crate) fn refuse_to_stop() {
+    eprintln!(
+        "containerhook: not stopping: a stopped listener would freeze every container runtime here; \
+         end it with Ctrl-C"
+    );
+}
+
 /// Sends [`End::Asked`] at the first signal.
 ///
 /// A listener that is stopped (Ctrl-Z, or a background process that writes to a terminal with `stty tostop`) would
 /// freeze every execution of a runtime on the host for as long as it stays so.
-pub(crate) fn tell(end: Sender<End>) -> io::Result<()> {
+///
+/// With a supervisor it is the supervisor that ends this process when it is asked again: of one request it may hear
+/// twice, from a terminal or a service manager and from its supervisor.
+pub(crate) fn tell(end: Sender<End>, supervised: bool) -> io::Result<()> {
     // SAFETY: no handler is installed, the disposition is only set to "ignore", and nothing else here uses SIGTTOU.
     unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGTSTP])?;
@@ -42,10 +53,9 @@ pub(crate) fn tell(end: Sender<End>) -> io::Result<()> {
         let mut asked = false;
         for signal in signals.forever() {
             match signal {
-                SIGTSTP => eprintln!(
-                    "containerhook: not stopping: a stopped listener would freeze every container runtime here; \
-                     end it with Ctrl-C"
-                ),
+                SIGTSTP if supervised => {}
+                SIGTSTP => refuse_to_stop(),
+                _ if asked && supervised => {}
                 // The kernel lets everything go that is held when the process ends.
                 _ if asked => std::process::exit(128 + signal),
                 _ => {

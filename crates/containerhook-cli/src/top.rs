@@ -22,9 +22,11 @@ use crate::args::{Global, ListenArgs};
 use crate::board::{Board, Entry, Order, State, age};
 use crate::failure::{EXIT_CODES, Usage};
 use crate::filter::{Condition, wanted};
+use crate::listener::{Beats, Watcher};
 use crate::output::Pen;
 use crate::row::{fit, time_words};
 use crate::signals;
+use crate::supervise::WatchdogArgs;
 use crate::table::{Clock, Table};
 
 const KEYS: &str = "\
@@ -49,17 +51,19 @@ pub(crate) struct TopArgs {
     /// Show those only whose field matches, such as name=web-* or namespace!=kube-system (repeatable)
     #[arg(long, value_name = "FIELD=PATTERN", help_heading = "Which containers")]
     filter: Vec<Condition>,
+    #[command(flatten)]
+    pub(crate) watchdog: WatchdogArgs,
 }
 
 /// How long keys are waited for before the next look at what else has come.
 const TICK: Duration = Duration::from_millis(100);
 
-pub(crate) fn run(args: &TopArgs, global: &Global) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &TopArgs, global: &Global, watcher: Watcher) -> anyhow::Result<ExitCode> {
     if !io::stdout().is_terminal() {
         return Err(Usage("top needs a terminal; `containerhook watch` writes to anything".into()).into());
     }
     let (end, ended) = mpsc::channel();
-    signals::tell(end).context("cannot listen for signals")?;
+    signals::tell(end, watcher.is_supervisor()).context("cannot listen for signals")?;
     let (sender, records) = mpsc::channel();
     let notifier = args
         .listen
@@ -72,11 +76,13 @@ pub(crate) fn run(args: &TopArgs, global: &Global) -> anyhow::Result<ExitCode> {
         })
         .start(|_: &ContainerEvent| {})?;
     let runtimes = notifier.status()?.runtimes.len();
+    let beats = Beats::start(&notifier, watcher, args.watchdog.limit())?;
 
     let mut screen = Screen::new(runtimes, global.color.on_stdout());
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
     let shown = screen.show(&mut terminal, &args.filter, &records, &ended);
     ratatui::restore();
+    drop(beats);
     notifier.close();
     shown.context("cannot use the terminal")?;
     Ok(ExitCode::SUCCESS)

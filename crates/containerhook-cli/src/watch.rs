@@ -16,8 +16,10 @@ use jiff::tz::TimeZone;
 use crate::args::{Global, ListenArgs, OnTimeoutArg, duration, event_kind};
 use crate::failure::EXIT_CODES;
 use crate::filter::{Condition, wanted};
+use crate::listener::{Beats, Watcher};
 use crate::output::{self, Pen};
 use crate::signals::{self, End};
+use crate::supervise::WatchdogArgs;
 use crate::table::{Clock, Table};
 use crate::template::Template;
 
@@ -89,6 +91,8 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Holding")]
     delay: Option<Duration>,
 
+    #[command(flatten)]
+    pub(crate) watchdog: WatchdogArgs,
     /// End after this long
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Running")]
     duration: Option<Duration>,
@@ -99,7 +103,7 @@ pub(crate) struct WatchArgs {
 
 impl WatchArgs {
     fn builder(&self) -> Builder {
-        let mut builder = self.listen.builder().on_timeout(self.on_timeout.into()).existing(self.existing);
+        let mut builder = self.listen.builder().on_timeout(self.on_timeout.into());
         if !self.event.is_empty() {
             let always = [EventKind::Overflow, EventKind::Lost];
             builder = builder.events(self.event.iter().copied().chain(always));
@@ -174,9 +178,9 @@ fn json(record: &Record, with_config: bool) -> String {
     if with_config { record.to_json_with_config() } else { record.to_json() }
 }
 
-pub(crate) fn run(args: &WatchArgs, global: &Global) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &WatchArgs, global: &Global, watcher: Watcher) -> anyhow::Result<ExitCode> {
     let (end, ended) = mpsc::channel();
-    signals::tell(end.clone()).context("cannot listen for signals")?;
+    signals::tell(end.clone(), watcher.is_supervisor()).context("cannot listen for signals")?;
 
     let printer = Arc::new(Mutex::new(args.printer(global)));
     let (records, closed) = (Arc::clone(&printer), end.clone());
@@ -187,18 +191,23 @@ pub(crate) fn run(args: &WatchArgs, global: &Global) -> anyhow::Result<ExitCode>
         }
     };
     let delay = args.delay.unwrap_or_default();
-    let notifier = args.builder().on_record(print).start(move |event: &ContainerEvent| {
-        if event.kind() == EventKind::PreCreate {
-            std::thread::sleep(delay);
-        }
-    })?;
+    let existing = args.existing || watcher.has_restarted();
+    let duration = args.duration.map(|duration| duration.saturating_sub(watcher.before()));
+    let notifier =
+        args.builder().existing(existing).on_record(print).start(move |event: &ContainerEvent| {
+            if event.kind() == EventKind::PreCreate {
+                std::thread::sleep(delay);
+            }
+        })?;
     output::tell_when_closed(end.clone()).context("cannot watch stdout")?;
     announce(&notifier, args)?;
+    let beats = Beats::start(&notifier, watcher, args.watchdog.limit())?;
     if let Err(error) = printer.lock().unwrap_or_else(PoisonError::into_inner).begin() {
         let _ = end.send(End::of_output(&error));
     }
 
-    let end = wait(&ended, args.duration);
+    let end = wait(&ended, duration);
+    drop(beats);
     // Records that are complete are still printed by this.
     notifier.close();
     // What went wrong while they were: the reader may have left meanwhile.

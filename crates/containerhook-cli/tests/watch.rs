@@ -97,11 +97,12 @@ fn a_held_create_goes_on_when_the_watcher_is_asked_to_end() -> Result<()> {
     let runc = Runtime::runc()?;
     let bundle = seven()?;
     let watch = Watch::start(&runc, &["--json", "--delay", "100s", "--deadline", "110s"])?;
-    let listener = watch.0.process();
+    let listener = watch.listener()?;
     std::thread::scope(|scope| {
         // Whoever executes a program waits for its exec, so this thread is held too.
         let create = scope.spawn(|| runc.create(&bundle));
-        let held = wait_until("the handler sleeps", LONG, || sleeps(listener, "ch-handler").then_some(()));
+        let held =
+            wait_until("the handler sleeps", LONG, || common::sleeps(listener, "ch-handler").then_some(()));
         let before = Instant::now();
         let stopped = watch.stop();
         create.join().unwrap()?;
@@ -109,15 +110,6 @@ fn a_held_create_goes_on_when_the_watcher_is_asked_to_end() -> Result<()> {
         stopped?;
         ensure!(before.elapsed() < Duration::from_secs(50), "it waited for the handler");
         Ok(())
-    })
-}
-
-/// Does a thread of this name sleep for some time?
-fn sleeps(process: testkit::Process, name: &str) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{}/task", process.0)).into_iter().flatten().flatten();
-    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    threads.map(|thread| thread.path()).any(|thread| {
-        read(thread.join("comm")).trim() == name && read(thread.join("wchan")).contains("nanosleep")
     })
 }
 
@@ -260,7 +252,7 @@ fn without_a_runtime_it_cannot_work() -> Result<()> {
     need!(Root);
     let _dog = watchdog(LONG);
     let folder = Scratch::new()?;
-    for subcommand in ["watch", "list", "doctor"] {
+    for subcommand in ["watch", "doctor"] {
         let mut command = program();
         command.args([subcommand, "--no-discover", "--runtime"]).arg(folder.join("runc"));
         let output = command.output()?;
@@ -311,7 +303,7 @@ fn containers_that_run_already_are_listed() -> Result<()> {
     let init = bundle.init()?;
     let list = |args: &[&str]| {
         let mut command = program();
-        command.args(["list", "--no-discover", "--runtime"]).arg(runc.path()).args(args).output()
+        command.arg("list").args(args).output()
     };
     let output = list(&["--json", "--filter", &format!("id={}", bundle.id())])?;
     assert!(output.status.success(), "{}", err(&output));

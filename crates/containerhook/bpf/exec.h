@@ -43,6 +43,14 @@ struct {
 	MAP_INT(max_entries, 65536);
 } execs SEC(".maps");
 
+/* Between the twins: what the first has dealt with, by tgid. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_INT(max_entries, 256);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} dealt_with SEC(".maps");
+
 /* How often the ring was full: [0] something was not told, [1] something was not stopped. */
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
@@ -102,7 +110,7 @@ INLINE void count(u32 which)
 		__sync_fetch_and_add(n, 1);
 }
 
-INLINE int process_exec(int direct, struct task_struct *task, struct linux_binprm *bprm)
+INLINE int process_exec(int direct, int twin, struct task_struct *task, struct linux_binprm *bprm)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct task_struct *init = 0;
@@ -121,6 +129,18 @@ INLINE int process_exec(int direct, struct task_struct *task, struct linux_binpr
 	if (!init && !under)
 		return 0;
 	mntns = mount_namespace(direct, task);
+
+	/*
+	 * The second of the twins speaks only where the first was skipped. Without `init` there is nothing to say twice: the
+	 * first has taken `under` out.
+	 */
+	if (init && twin) {
+		if (bpf_map_delete_elem(&dealt_with, &tgid) == 0)
+			return 0;
+	} else if (init) {
+		u64 yes = 1;
+		bpf_map_update_elem(&dealt_with, &tgid, &yes, BPF_ANY);
+	}
 
 	if (under) {
 		/* The init of a new pid namespace is past all that: whatever it executes is the container's. */
@@ -220,13 +240,25 @@ INLINE int process_fork(int direct, struct task_struct *parent, struct task_stru
 SEC("tp_btf/sched_process_exec")
 int exec_btf(u64 *ctx)
 {
-	return process_exec(1, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+	return process_exec(1, 0, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
 }
 
 SEC("raw_tp/sched_process_exec")
 int exec_raw(u64 *ctx)
 {
-	return process_exec(0, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+	return process_exec(0, 0, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+}
+
+SEC("tp_btf/sched_process_exec")
+int exec_btf_twin(u64 *ctx)
+{
+	return process_exec(1, 1, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
+}
+
+SEC("raw_tp/sched_process_exec")
+int exec_raw_twin(u64 *ctx)
+{
+	return process_exec(0, 1, (struct task_struct *)ctx[0], (struct linux_binprm *)ctx[2]);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -237,6 +269,18 @@ int fork_btf(u64 *ctx)
 
 SEC("raw_tp/sched_process_fork")
 int fork_raw(u64 *ctx)
+{
+	return process_fork(0, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
+}
+
+SEC("tp_btf/sched_process_fork")
+int fork_btf_twin(u64 *ctx)
+{
+	return process_fork(1, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
+}
+
+SEC("raw_tp/sched_process_fork")
+int fork_raw_twin(u64 *ctx)
 {
 	return process_fork(0, (struct task_struct *)ctx[0], (struct task_struct *)ctx[1]);
 }

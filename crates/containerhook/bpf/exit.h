@@ -10,7 +10,7 @@ struct watched {
 	u64 start; /* ticks after boot, as user space read it in /proc/PID/stat */
 	u64 at;    /* when it ended, once `dead`: CLOCK_MONOTONIC, ns */
 	s32 status;
-	u32 dead;
+	u32 dead; /* and the ring was full */
 };
 
 struct ended {
@@ -51,7 +51,7 @@ INLINE int process_exit(int direct, struct task_struct *task)
 
 	/*
 	 * Every thread comes by here, after it has decremented `live`. Two that leave at the same time may both read 0:
-	 * they say the same, and user space hears the first.
+	 * they say the same, and user space believes the first. So do the twins.
 	 */
 	struct signal_struct *signal = FIELD(direct, task, signal);
 	if (FIELD(direct, signal, live.counter) != 0)
@@ -69,12 +69,14 @@ INLINE int process_exit(int direct, struct task_struct *task)
 
 	struct ended *e = bpf_ringbuf_reserve(&exits, sizeof(*e), 0);
 	if (!e) {
-		/* The ring's reader is behind. Leave the word here and let it count that there is one to look for. */
+		/*
+		 * The ring's reader is behind. Leave the word in the table and let it count that there is one to look for. Not
+		 * by writing to `w`: the reader may have taken it out meanwhile, and its memory may be another's entry.
+		 */
+		struct watched left = { start, at, status, 1 };
+		bpf_map_update_elem(&watched, &tgid, &left, BPF_EXIST);
 		u32 zero = 0;
 		u64 *count = bpf_map_lookup_elem(&unsent, &zero);
-		w->status = status;
-		w->at = at;
-		w->dead = 1;
 		if (count)
 			__sync_fetch_and_add(count, 1);
 		return 0;
@@ -93,8 +95,20 @@ int exit_btf(u64 *ctx)
 	return process_exit(1, (struct task_struct *)ctx[0]);
 }
 
+SEC("tp_btf/sched_process_exit")
+int exit_btf_twin(u64 *ctx)
+{
+	return process_exit(1, (struct task_struct *)ctx[0]);
+}
+
 SEC("raw_tp/sched_process_exit")
 int exit_raw(u64 *ctx)
+{
+	return process_exit(0, (struct task_struct *)ctx[0]);
+}
+
+SEC("raw_tp/sched_process_exit")
+int exit_raw_twin(u64 *ctx)
 {
 	return process_exit(0, (struct task_struct *)ctx[0]);
 }

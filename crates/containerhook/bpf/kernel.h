@@ -18,6 +18,13 @@ typedef long long s64;
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 
+/*
+ * Each program at a tracepoint exists twice. Since 6.2 the kernel skips a program on a processor where a run of the same
+ * program is under way (05b24ff9b2cf), and where tracepoints may be preempted that happens: a task is preempted inside the
+ * program, and another one comes by. It misses that program, and finds the twin free. [seen: 7.2, preempt=full, two busy
+ * processors: up to 30 skipped runs of the first in 80 exits under test, none of the twin.]
+ */
+
 /* The form in which BTF describes a map: an integer as the size of an array. */
 #define MAP_INT(name, value) int (*name)[value]
 #define MAP_TYPE(name, value) value *name
@@ -25,10 +32,10 @@ typedef long long s64;
 enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_F_NO_PREALLOC = 1,
 	BPF_ANY = 0,
-	BPF_NOEXIST = 1,
 	BPF_EXIST = 2,
 };
 

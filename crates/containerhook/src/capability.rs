@@ -48,7 +48,7 @@ pub struct Capability {
     pub remedy: Option<String>,
 }
 
-/// What this host supports: see [`supported`](crate::supported).
+/// What this host supports: see [`supported`].
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Support {
@@ -103,12 +103,11 @@ fn permission_events() -> Capability {
     }
 }
 
+/// Processes that are tried before the answer is "unknown".
+const TRIED: usize = 64;
+
 fn process_memory() -> Capability {
-    // Reading the first process's system call takes the same right as reading that of a runtime that root executed.
-    let (available, detail) = match std::fs::read_to_string("/proc/1/syscall") {
-        Ok(_) => (Available::Yes, None),
-        Err(error) => (Available::No, Some(format!("/proc/1/syscall: {error}"))),
-    };
+    let (available, detail) = try_process_memory();
     Capability {
         name: "process-memory",
         purpose: "to read the arguments of a held execution",
@@ -116,10 +115,37 @@ fn process_memory() -> Capability {
         required: true,
         detail,
         remedy: (available != Available::Yes).then(|| {
-            "grant CAP_SYS_PTRACE, share the host's pid namespace, and run a kernel with \
-             CONFIG_HAVE_ARCH_TRACEHOOK and without a ptrace restriction (kernel.yama.ptrace_scope below 3)"
+            "grant CAP_SYS_PTRACE, share the host's pid namespace, and run a kernel without a ptrace restriction \
+             (kernel.yama.ptrace_scope below 3)"
                 .to_owned()
         }),
+    }
+}
+
+/// Reads the system call of some other process: it takes the same right as reading that of a runtime. One process may
+/// be out of reach for reasons of its own, as one with more capabilities than this one has.
+fn try_process_memory() -> (Available, Option<String>) {
+    let own = std::process::id().to_string();
+    let entries = match std::fs::read_dir("/proc") {
+        Ok(entries) => entries,
+        Err(error) => return (Available::Unknown, Some(format!("/proc: {error}"))),
+    };
+    let mut refused = None;
+    let others = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let others = others.filter(|name| *name != own && name.bytes().all(|byte| byte.is_ascii_digit()));
+    // Kernel threads have no memory, and no command line.
+    let others =
+        others.filter(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()));
+    for pid in others.take(TRIED) {
+        match std::fs::read_to_string(format!("/proc/{pid}/syscall")) {
+            Ok(_) => return (Available::Yes, None),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => refused = Some(format!("/proc/{pid}/syscall: {error}")),
+        }
+    }
+    match refused {
+        Some(refused) => (Available::No, Some(refused)),
+        None => (Available::Unknown, Some("no other process was there to try it on".to_owned())),
     }
 }
 

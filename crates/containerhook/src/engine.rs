@@ -3,7 +3,7 @@
 //! Every turn of its loop: read what the kernel holds, *then* what has ended, and settle the ends first. So a pid that
 //! is used again is never taken for the process that had it before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use fanotify::{Event, Group, InodeId, Mark, PermissionEvent};
+use fanotify::{Class, Event, Group, InodeId, Mark, PermissionEvent};
 
 use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
@@ -29,10 +29,13 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Worker, inode_of};
+use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
+
+/// Workers at once for callers who are not the host's root.
+const WORKERS_FOR_ANYBODY: usize = 16;
 
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
@@ -153,12 +156,14 @@ struct Engine {
     started: u64,
     exit_backend: ExitBackend,
     lifecycle: Lifecycle,
-    workers: Pool<Job>,
+    workers: Workers,
     dispatch: Arc<Dispatch>,
     log: Inlet,
     holds: HashMap<HoldId, Held>,
     /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
     stops: HashMap<Process, LifeId>,
+    /// Inits that were ended as their container was refused.
+    killed: HashSet<Process>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
@@ -168,12 +173,29 @@ struct Engine {
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
+    /// Looks for existing containers whose outcome has not come yet.
+    looks: usize,
     marker: Option<Marker>,
     tells_existing: bool,
     tells_strangers: bool,
     warnings: Vec<String>,
     actions: Vec<Action>,
     closing: bool,
+}
+
+/// Those who do what may wait.
+struct Workers {
+    trusted: Pool<Job>,
+    anybody: Pool<Job>,
+}
+
+impl Workers {
+    fn submit(&self, job: Job) {
+        match job.ward() {
+            Ward::Trusted => self.trusted.submit(job),
+            Ward::Anybody => self.anybody.submit(job),
+        };
+    }
 }
 
 /// A container, or a runtime, that waits for an answer.
@@ -207,7 +229,9 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(of_fanotify)?;
+        // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
+        let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -238,16 +262,22 @@ impl Engine {
             .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
-        let worker = Worker { group: Arc::downgrade(&group), user_ns };
-        let post = Arc::clone(&mailbox);
-        let work = move |_, job| {
-            if let Some(outcome) = worker.run(job) {
-                post.post(Message::Worked(outcome));
-            }
+        let pool = |name, ward, most| {
+            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let post = Arc::clone(&mailbox);
+            let work = move |_, job| {
+                if let Some(outcome) = worker.run(job, ward) {
+                    post.post(Message::Worked(outcome));
+                }
+            };
+            // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
+            Pool::new(name, most, PATIENCE, work, |_| ())
+                .map_err(|e| Error::os("cannot start a worker's thread", e))
         };
-        // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
-        let workers = Pool::new("ch-worker", WORKERS, PATIENCE, work, |_| ())
-            .map_err(|e| Error::os("cannot start a worker's thread", e))?;
+        let workers = Workers {
+            trusted: pool("ch-worker", Ward::Trusted, WORKERS)?,
+            anybody: pool("ch-worker-any", Ward::Anybody, WORKERS_FOR_ANYBODY)?,
+        };
         let search = Search {
             host_root: settings.host_root.clone(),
             only: settings.only_runtime.clone(),
@@ -277,6 +307,7 @@ impl Engine {
             log,
             holds: HashMap::new(),
             stops: HashMap::new(),
+            killed: HashSet::new(),
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
@@ -284,6 +315,7 @@ impl Engine {
             entry_marks: HashMap::new(),
             names: VecDeque::new(),
             search,
+            looks: 0,
             marker: None,
             tells_existing: settings.existing,
             tells_strangers: settings.exec_watch.unwrap_or(settings.discover),
@@ -296,7 +328,7 @@ impl Engine {
         }
         engine.mark_at_start(settings.discover)?;
         if settings.existing {
-            engine.workers.submit(Job::Existing { search: engine.search.clone() });
+            engine.look();
         }
         Ok(engine)
     }
@@ -329,7 +361,7 @@ impl Engine {
             return Ok(());
         }
         match refused {
-            Some(error) => Err(of_fanotify(error)),
+            Some(error) => Err(of_fanotify(&error)),
             None => Err(Error::new(
                 ErrorKind::NoRuntime,
                 format!("no container runtime was found under {}", self.search.host_root.display()),
@@ -409,16 +441,20 @@ impl Engine {
                 let missed = exec_watch.missed();
                 if missed.untold > 0 {
                     self.apply(Input::Overflow { time });
-                    self.workers.submit(Job::Existing { search: self.search.clone() });
+                    self.look();
                 }
             }
             for seen in seen.drain(..) {
-                self.seen(seen, at, time);
+                self.seen(&seen, at, time);
             }
             for Ended { process, status, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
-                self.apply(Input::Ended { process, status, time });
+                if self.killed.remove(&process) {
+                    self.workers.submit(Job::UntilReaped { process, status, time });
+                } else {
+                    self.apply(Input::Ended { process, status, time });
+                }
             }
             self.bell.bell.silence();
             while let Ok(message) = self.inbox.try_recv() {
@@ -444,7 +480,7 @@ impl Engine {
             Event::Permission(event) => self.held(event, at, time),
             Event::Overflow => {
                 self.apply(Input::Overflow { time });
-                self.workers.submit(Job::Existing { search: self.search.clone() });
+                self.look();
             }
             Event::Passed(passed) => {
                 let line = format!("task {} was not held: no descriptor was left (ulimit -n)", passed.task());
@@ -467,7 +503,7 @@ impl Engine {
         // Answered by being dropped, wherever this returns without keeping it.
         let Ok(inode) = event.inode() else { return };
         let tid = event.task();
-        if self.lifecycle.knows(tid).is_some_and(is_there) {
+        if self.lifecycle.knows(tid).is_some_and(|process| self.exits.is_alive(process)) {
             // A runtime that executes itself again, or what it was asked to run.
             if !self.entries.contains_key(&inode) {
                 return;
@@ -491,7 +527,7 @@ impl Engine {
     }
 
     /// The init of some pid namespace has executed a program.
-    fn seen(&mut self, seen: Seen, at: Instant, time: SystemTime) {
+    fn seen(&mut self, seen: &Seen, at: Instant, time: SystemTime) {
         if let Some(runtime) = seen.stopped_for {
             let filename = seen.filename.to_string_lossy().into_owned();
             self.stopped(seen.process, runtime, filename, at, time);
@@ -511,7 +547,14 @@ impl Engine {
             return;
         }
         let (init, search) = (seen.init, self.search.clone());
+        self.looks += usize::from(existing);
         self.workers.submit(Job::Stranger { init, ancestors, search, existing, time });
+    }
+
+    /// Looks for containers that run already.
+    fn look(&mut self) {
+        self.looks += 1;
+        self.workers.submit(Job::Existing { search: self.search.clone() });
     }
 
     /// Lets go what a worker could not read in time.
@@ -556,6 +599,9 @@ impl Engine {
 
     fn worked(&mut self, outcome: Outcome) {
         match outcome {
+            Outcome::NotTrusted(job) => {
+                self.workers.anybody.submit(job);
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
                 if let Some(held) = self.holds.remove(&hold) {
@@ -640,19 +686,24 @@ impl Engine {
             }
             Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
-                if let Some((binary, mark)) = learned {
-                    self.log.log(
-                        Level::Warn,
-                        format!("{} is a container runtime that nothing named", binary.host_path.display()),
-                    );
+                self.looks -= usize::from(untold.existing);
+                for (binary, mark) in learned {
+                    if !self.runtimes.contains_key(&inode_of(&binary)) {
+                        let line = format!(
+                            "{} is a container runtime that nothing named",
+                            binary.host_path.display()
+                        );
+                        self.log.log(Level::Warn, line);
+                    }
                     self.marked(binary, mark);
                 }
                 self.apply(Input::Untold(untold));
             }
-            Outcome::Ended { process, time } => {
-                self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
+            Outcome::Ended { process, status, time } => {
+                self.apply(Input::Ended { process, status, time });
             }
             Outcome::Existing { found, strangers } => {
+                self.looks -= 1;
                 for (key, container, process) in found {
                     let time = SystemTime::now();
                     self.apply(Input::Existing(Box::new(Existing { key, container, process, time })));
@@ -661,6 +712,7 @@ impl Engine {
                     let (search, time) = (self.search.clone(), SystemTime::now());
                     let ancestors = proc::ancestors(init.pid);
                     if !self.lifecycle.tells_of(init, &ancestors) {
+                        self.looks += 1;
                         self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });
                     }
                 }
@@ -706,8 +758,12 @@ impl Engine {
                     }
                 }
                 Action::Watch(process) => self.watch(process),
-                Action::Unwatch(process) => self.exits.unwatch(process),
+                Action::Unwatch(process) => {
+                    self.killed.remove(&process);
+                    self.exits.unwatch(process);
+                }
                 Action::Kill(process) => {
+                    self.killed.insert(process);
                     if let Err(error) = self.exits.kill(process, libc::SIGKILL) {
                         self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
                     }
@@ -728,7 +784,10 @@ impl Engine {
             Held::Exec(event) => {
                 let answered = match refusal {
                     None => event.allow(),
-                    Some(Refusal {}) => event.deny(),
+                    Some(Refusal { error }) => match error.errno() {
+                        None => event.deny(),
+                        Some(errno) => event.deny_with_errno(errno).map(drop),
+                    },
                 };
                 if let Err(error) = answered {
                     self.log.log(Level::Debug, format!("answering: {error}"));
@@ -812,7 +871,8 @@ impl Engine {
     }
 
     fn ended_already(&mut self, process: Process) {
-        self.bell.post(Message::Worked(Outcome::Ended { process, time: SystemTime::now() }));
+        let (status, time) = (ExitStatus::UNKNOWN, SystemTime::now());
+        self.bell.post(Message::Worked(Outcome::Ended { process, status, time }));
     }
 
     fn unmark(&mut self, life: LifeId, by: Option<HoldId>) {
@@ -867,6 +927,7 @@ impl Engine {
             containers,
             creating,
             held: self.holds.len(),
+            looking: self.looks > 0,
             timed_out: self.lifecycle.timed_out,
             warnings: self.warnings.clone(),
         }
@@ -879,11 +940,6 @@ fn own_start_time() -> u64 {
     let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
     // USER_HZ is 100 wherever there are containers.
     (seconds * 100.0) as u64
-}
-
-/// Has the pid not been used again? Without BPF an end may be told after its pid is free.
-fn is_there(process: Process) -> bool {
-    proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
 }
 
 fn sources(binary: &Binary) -> String {
@@ -902,7 +958,7 @@ fn sources(binary: &Binary) -> String {
     words.join(", ")
 }
 
-fn of_fanotify(error: fanotify::Error) -> Error {
+fn of_fanotify(error: &fanotify::Error) -> Error {
     let kind = match error.raw_os_error() {
         Some(libc::EPERM) => ErrorKind::Permission,
         Some(libc::ENOSYS | libc::EINVAL) => ErrorKind::Unsupported,

@@ -26,6 +26,10 @@ const FIRST_LINE: u64 = 256;
 
 /// The file a container will execute first.
 #[derive(Debug)]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "what the file is beyond its mark is asserted by tests only")
+)]
 pub(crate) struct Entrypoint {
     /// `O_PATH`. Close it as soon as the file is marked: the root cannot be unmounted while it is open.
     pub(crate) file: OwnedFd,

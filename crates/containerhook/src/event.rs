@@ -218,6 +218,20 @@ pub struct ExecProcess {
     pub cwd: Option<String>,
 }
 
+/// The inode numbers of a process's namespaces in the kernel's namespace file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each is the namespace of its name, see namespaces(7)")]
+pub struct Namespaces {
+    pub cgroup: u64,
+    pub ipc: u64,
+    pub mnt: u64,
+    pub net: u64,
+    pub pid: u64,
+    pub user: u64,
+    pub uts: u64,
+}
+
 /// What is known of a container at the time of an event. It does not change afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct Container {
@@ -234,6 +248,7 @@ pub struct Container {
     pub(crate) config_error: Option<String>,
     pub(crate) image: Option<String>,
     pub(crate) kubernetes: Option<Kubernetes>,
+    pub(crate) cgroup: Option<String>,
 }
 
 impl Container {
@@ -309,6 +324,34 @@ impl Container {
         self.owner_uid
     }
 
+    /// The path of its cgroup below the root of the cgroup hierarchy, where its configuration names one.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&str> {
+        self.cgroup.as_deref()
+    }
+
+    /// The inode numbers of its namespaces, which name them; read from `/proc` now, while its init is there.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` before its init exists and after it has ended; `PermissionDenied` without the right to look.
+    pub fn namespaces(&self) -> std::io::Result<Namespaces> {
+        let pid = self.pid.ok_or(std::io::ErrorKind::NotFound)?;
+        let inode = |name: &str| {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(format!("/proc/{pid}/ns/{name}")).map(|metadata| metadata.ino())
+        };
+        Ok(Namespaces {
+            cgroup: inode("cgroup")?,
+            ipc: inode("ipc")?,
+            mnt: inode("mnt")?,
+            net: inode("net")?,
+            pid: inode("pid")?,
+            user: inode("user")?,
+            uts: inode("uts")?,
+        })
+    }
+
     /// The name of its image, where the engine wrote it into the configuration.
     #[must_use]
     pub fn image(&self) -> Option<&str> {
@@ -340,6 +383,21 @@ pub struct ContainerEvent {
 }
 
 impl ContainerEvent {
+    pub(crate) fn existing_now(container: Container) -> Self {
+        ContainerEvent {
+            kind: EventKind::Created,
+            time: SystemTime::now(),
+            container: Arc::new(container),
+            held: false,
+            deadline: None,
+            existing: true,
+            caller: None,
+            exit: None,
+            exec: None,
+            detail: None,
+        }
+    }
+
     /// What happened.
     #[doc(alias = "Type")]
     #[must_use]
@@ -451,7 +509,8 @@ impl fmt::Display for Verdict {
 
 /// An event that is complete: where it was held, it has been answered.
 ///
-/// Records come one after the other, each with the number after the last one's: a gap would be a loss.
+/// Records come one after the other, each with the number after the last one's: a gap is a loss. It happens only where
+/// 65,536 of them wait for a receiver that takes none.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Record {
@@ -542,6 +601,9 @@ impl Serialize for Line<'_> {
                 oom_killed: exit.oom_killed,
             }),
         )?;
+        if let Some(cgroup) = &container.cgroup {
+            map.serialize_entry("cgroup", cgroup)?;
+        }
         if let Some(detail) = &event.detail {
             map.serialize_entry("detail", detail)?;
         }

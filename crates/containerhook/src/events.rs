@@ -1,7 +1,6 @@
 //! Events one by one, for programs that would rather pull than be called.
 
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use crate::event::ContainerEvent;
@@ -31,25 +30,19 @@ pub struct Events(Receiver<EventTurn>);
 impl Events {
     pub(crate) fn pair() -> (impl Handler, Events) {
         let (sender, receiver) = mpsc::channel();
-        (Queue(Mutex::new(sender)), Events(receiver))
+        (Queue(sender), Events(receiver))
     }
 
     /// The next event, if one comes in time.
     #[must_use]
     pub fn next_timeout(&self, timeout: Duration) -> Option<EventTurn> {
-        match self.0.recv_timeout(timeout) {
-            Ok(turn) => Some(turn),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.0.recv_timeout(timeout).ok()
     }
 
     /// The next event, if one is there.
     #[must_use]
     pub fn try_next(&self) -> Option<EventTurn> {
-        match self.0.try_recv() {
-            Ok(turn) => Some(turn),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.0.try_recv().ok()
     }
 }
 
@@ -85,13 +78,13 @@ impl std::ops::Deref for EventTurn {
     }
 }
 
-struct Queue(Mutex<mpsc::Sender<EventTurn>>);
+struct Queue(mpsc::Sender<EventTurn>);
 
 impl Handler for Queue {
     fn on_event(&self, event: &ContainerEvent) -> Decision {
         let (answer, answered) = mpsc::sync_channel(1);
         let turn = EventTurn { event: event.clone(), answer };
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).send(turn).is_err() {
+        if self.0.send(turn).is_err() {
             return Decision::allow();
         }
         let patience = event.deadline().map_or(UNHELD, |at| at.saturating_duration_since(Instant::now()));

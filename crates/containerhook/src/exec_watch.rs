@@ -9,8 +9,12 @@
 //!
 //! # Known problems
 //!
-//! A container's processes are not stopped where their executable's name is one of a runtime's re-execution *and* they
-//! share their pid namespace with the runtime. A stop outlives its listener, and the listener's [`Guardian`] ends it.
+//! - A stop outlives its listener; the listener's [`Guardian`] then ends it. Every [`Seen`] with `stopped_for` has to be
+//!   continued, also one that comes after its [`release`](ExecWatch::release).
+//! - A hook that runs inside a container whose init has not executed anything yet looks like bubblewrap's first program (crun's
+//!   `createContainer` hooks): it is told, with the container's own init as `init` and the runtime among its ancestors.
+//! - A container that shares its pid namespace with its runtime and whose entrypoint has the name of a re-execution
+//!   (`/proc/self/exe`, `/dev/fd/N`) is not stopped.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -25,7 +29,7 @@ use std::time::Instant;
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
 
-use crate::bpf::{Attached, Clock, Loader, Program, Refused};
+use crate::bpf::{Attached, Clock, Loader, Refused, Twins};
 use crate::exit::Process;
 use crate::guardian::Guardian;
 
@@ -45,6 +49,10 @@ unsafe impl Pod for Under {}
 
 /// An exec of a container's init.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the record as the program writes it; the engine needs a part of it")
+)]
 pub(crate) struct Seen {
     /// Who executes.
     pub(crate) process: Process,
@@ -108,16 +116,17 @@ pub(crate) enum StopError {
     Guardian(#[source] io::Error),
 }
 
-/// The attached program. Has one owner, on the engine's side.
+/// The attached programs. Has one owner, on the engine's side.
 pub(crate) struct ExecWatch {
-    _attached: Attached,
+    program: Twins,
+    _attached: [Attached; 2],
     ring: RingBuf<MapData>,
     untold: Array<MapData, u64>,
     missed: Missed,
     unders: BpfMap<MapData, u32, Under>,
     /// Refused where stops cannot be had.
-    fork: Result<Program, Refused>,
-    fork_attached: Option<Attached>,
+    fork: Result<Twins, Refused>,
+    fork_attached: Option<[Attached; 2]>,
     /// The runtime's processes under which something is to be stopped, by tgid.
     origins: HashMap<u32, Process>,
     /// For the guardian.
@@ -136,7 +145,7 @@ impl ExecWatch {
 
     /// The same where pids are those of another `/proc`, the host's.
     pub(crate) fn open_for(bpf: &mut Loader, proc: &Path) -> Result<ExecWatch, Refused> {
-        let program = bpf.program(c"sched_process_exec", "exec_btf", "exec_raw")?;
+        let program = bpf.twins(c"sched_process_exec", "exec")?;
         Ok(ExecWatch {
             ring: bpf.ring("execs")?,
             untold: bpf.array("untold")?,
@@ -144,12 +153,13 @@ impl ExecWatch {
             stops: bpf.descriptor("unders")?,
             guardian: None,
             unders: bpf.hash("unders")?,
-            fork: bpf.program(c"sched_process_fork", "fork_btf", "fork_raw"),
+            fork: bpf.twins(c"sched_process_fork", "fork"),
             fork_attached: None,
             origins: HashMap::new(),
             proc: proc.to_owned(),
             clock: Clock::new(),
             _attached: program.attach()?,
+            program,
         })
     }
 
@@ -172,8 +182,9 @@ impl ExecWatch {
             unstopped: self.untold.get(&1, 0).unwrap_or(self.missed.unstopped),
         };
         let before = std::mem::replace(&mut self.missed, now);
+        let skipped = u64::from(self.program.both_missed());
         Missed {
-            untold: now.untold.wrapping_sub(before.untold),
+            untold: now.untold.wrapping_sub(before.untold) + skipped,
             unstopped: now.unstopped.wrapping_sub(before.unstopped),
         }
     }

@@ -79,6 +79,8 @@ mod exit;
 mod guardian;
 mod handler;
 mod lifecycle;
+#[allow(dead_code, reason = "for listeners in another pid namespace, which the engine does not serve yet")]
+mod lookup;
 mod marker;
 mod metadata;
 mod notifier;
@@ -97,13 +99,18 @@ pub use change::{ChangeError, ConfigChange, Device, HookKind};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind};
 pub use event::{
-    Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Runtime, UnknownEventKind,
-    Verdict,
+    Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Namespaces, Record, Runtime,
+    UnknownEventKind, Verdict,
 };
 pub use events::{EventTurn, Events};
-pub use handler::{Decision, Handler};
+pub use handler::{Decision, DenyError, Handler};
 pub use metadata::{Engine, Kubernetes};
 pub use notifier::{
     Builder, ContainerNotifier, DEFAULT_DEADLINE, ExitBackend, MAX_DEADLINE, MarkedRuntime, OnTimeout, Status,
 };
 pub use watchdog::Heartbeat;
+pub use work::existing;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,7 +11,7 @@ use std::path::{Component, Path};
 
 mod state;
 
-pub(crate) use state::{EngineState, engine_state};
+pub(crate) use state::engine_state;
 
 /// What asked the runtime for a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

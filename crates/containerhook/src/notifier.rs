@@ -12,6 +12,7 @@ use crate::event::{ContainerEvent, EventKind, Record};
 use crate::events::Events;
 use crate::handler::{Handler, RecordFn};
 use crate::outlet::Outlet;
+use crate::runtime::Search;
 use crate::watchdog::{Heartbeat, Watchdog};
 
 /// The longest deadline that can be set: engines give up later than this (Podman at 240 s, the kubelet at 120 s to
@@ -92,11 +93,11 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let search = Search::from_env();
         Builder {
             settings: Settings {
-                host_root: path("HOST_ROOT").unwrap_or_else(|| PathBuf::from("/")),
-                only_runtime: path("RUNTIME_PATH"),
+                host_root: search.host_root,
+                only_runtime: search.only,
                 runtimes: Vec::new(),
                 discover: true,
                 told: EventKind::ALL.to_vec(),
@@ -161,6 +162,7 @@ impl Builder {
     }
 
     /// How many handlers may run at once. The default is 64. What waits for a free one is under its deadline already.
+    /// Of four, one is never at a rootless container: who is not root cannot keep root's containers waiting.
     pub fn max_handlers(mut self, count: usize) -> Self {
         self.settings.max_handlers = count;
         self
@@ -283,6 +285,8 @@ pub struct Status {
     pub creating: usize,
     /// How many executions are held at this moment.
     pub held: usize,
+    /// Whether containers that run already are being looked for at this moment ([`Builder::existing`]).
+    pub looking: bool,
     /// How many held events were answered because their deadline passed.
     pub timed_out: u64,
     /// What went less well than it could, such as a capability that is missing.

@@ -60,6 +60,17 @@ pub(crate) fn comm(pid: i32) -> io::Result<String> {
     read_small(&format!("/proc/{pid}/comm")).map(|name| name.trim_end().to_owned())
 }
 
+/// What a process is called: its short name, or its executable's file name where it has executed itself through
+/// `/proc/self/exe`, as Go programs do (`podman build` among them), and is called `exe`.
+pub(crate) fn program(pid: i32) -> Option<String> {
+    let name = comm(pid).ok()?;
+    if name != "exe" {
+        return Some(name);
+    }
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.file_name()?.to_string_lossy().into_owned())
+}
+
 /// The pids of a process's ancestors, nearest first.
 pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
     let mut pids = Vec::new();

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fanotify::{Group, InodeId, Mark};
 
@@ -18,14 +18,14 @@ use crate::capture::{self, CaptureError, ExecRecord};
 use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
-use crate::event::{Container, EventKind, ExecProcess, Runtime};
+use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
-use crate::marker::Changes;
+use crate::marker::{self, Changes};
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
 use crate::runtime::existing::Existing;
-use crate::runtime::{self, Binary, Role, Search};
+use crate::runtime::{self, Binary, Role, Search, Source};
 use crate::stranger;
 
 /// Words of a command line that are told are cut here.
@@ -61,11 +61,15 @@ pub(crate) enum Job {
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
     Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
+    /// The init of a refused container has ended: its `start` is denied when its parent knows that.
+    UntilReaped { process: Process, status: ExitStatus, time: SystemTime },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
 
 pub(crate) enum Outcome {
+    /// It is for the pool that serves anybody.
+    NotTrusted(Job),
     /// It is nothing to hold or tell.
     Passed {
         hold: HoldId,
@@ -101,11 +105,13 @@ pub(crate) enum Outcome {
     },
     Untold {
         untold: Box<Untold>,
-        learned: Option<(Binary, Mark)>,
+        /// Its runtime, where that can be told.
+        learned: Vec<(Binary, Mark)>,
     },
-    /// A process that was to be watched had ended already.
+    /// A process has ended: one that was to be watched and was gone already, or one that has been reaped now.
     Ended {
         process: Process,
+        status: ExitStatus,
         time: SystemTime,
     },
 }
@@ -171,9 +177,41 @@ pub(crate) struct Worker {
     pub(crate) user_ns: u64,
 }
 
+/// Which of the pools of workers a job runs in.
+///
+/// Whoever is not the host's root can make its own memory and files answer never (userfaultfd, FUSE): what is to be read
+/// of such callers has workers of its own, so that it keeps nobody else waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ward {
+    Trusted,
+    Anybody,
+}
+
+impl Job {
+    /// The pool for a job of which it is known already.
+    pub(crate) fn ward(&self) -> Ward {
+        match self {
+            Job::Finish { creation, .. } | Job::FindInit { creation, .. } if !creation.trusted => {
+                Ward::Anybody
+            }
+            _ => Ward::Trusted,
+        }
+    }
+}
+
 impl Worker {
-    pub(crate) fn run(&self, job: Job) -> Option<Outcome> {
+    /// Is this to be done by the other pool? Only what the kernel itself answers is looked at to know.
+    fn is_others(&self, tid: i32, ward: Ward) -> bool {
+        ward == Ward::Trusted && proc::task_facts(tid).is_ok_and(|task| !self.trusts(&task))
+    }
+
+    pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
         match job {
+            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. }
+                if self.is_others(tid, ward) =>
+            {
+                Some(Outcome::NotTrusted(job))
+            }
             Job::Command { hold, tid, binary, at, time } => {
                 Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
             }
@@ -211,6 +249,10 @@ impl Worker {
             }
             Job::Stranger { init, ancestors, search, existing, time } => {
                 Some(self.stranger(init, ancestors, &search, existing, time))
+            }
+            Job::UntilReaped { process, status, time } => {
+                until_reaped(process);
+                Some(Outcome::Ended { process, status, time })
             }
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
@@ -431,8 +473,9 @@ impl Worker {
             let found = runtime::existing::existing(search).into_iter();
             let ours = found.filter_map(|found| existing_container(search, found));
             if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
+                let learned = self.learn_of_engines(&ancestors, search);
                 let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
-                return Outcome::Untold { untold: Box::new(untold), learned: None };
+                return Outcome::Untold { untold: Box::new(untold), learned };
             }
         }
         let facts = proc::task_facts(init.pid);
@@ -450,7 +493,7 @@ impl Worker {
             state_root: said.state_root.clone(),
             ..Container::default()
         };
-        let mut learned = None;
+        let mut learned = Vec::new();
         if let Some(pid) = said.learned.filter(|_| trusted) {
             let links = ["root", "cwd"].map(|name| {
                 let flags = libc::O_PATH | libc::O_DIRECTORY;
@@ -469,10 +512,14 @@ impl Worker {
                 }
             }
             // `make start x` reads like a runtime's command line too: a bundle is what makes the difference.
-            learned = if container.config.is_some() { self.learn(pid) } else { None };
-            if let Some((binary, _)) = &learned {
+            learned =
+                if container.config.is_some() { self.learn(pid).into_iter().collect() } else { Vec::new() };
+            if let Some((binary, _)) = learned.first() {
                 container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
             }
+        }
+        if learned.is_empty() {
+            learned = self.learn_of_engines(&ancestors, search);
         }
         container.name = said.name;
         describe(&mut container, ancestors.first().copied().unwrap_or_default(), None);
@@ -484,11 +531,31 @@ impl Worker {
 
     /// Marks the executable of a process that turned out to be a runtime.
     fn learn(&self, pid: i32) -> Option<(Binary, Mark)> {
-        let binary = Binary::of_process(pid)?;
-        let file =
-            File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/exe")).ok()?;
-        let mark = self.group.upgrade()?.mark_fd(&file).ok()?.with_path(&binary.host_path);
-        Some((binary, mark))
+        let (binary, mark) = marker::mark_all(&self.group, Binary::of_process(pid)).pop()?;
+        Some((binary, mark.ok()?))
+    }
+
+    /// Marks the runtimes that the container's shim or conmon was told of: the runtime itself has ended.
+    fn learn_of_engines(&self, ancestors: &[i32], search: &Search) -> Vec<(Binary, Mark)> {
+        let monitors = |source: &Source| match source {
+            Source::Engine { pid, name } if name == "conmon" || name.starts_with("containerd-shim") => {
+                ancestors.iter().any(|above| u32::try_from(*above) == Ok(*pid))
+            }
+            _ => false,
+        };
+        let search =
+            Search { only: None, extra: Vec::new(), configs: false, engines: true, ..search.clone() };
+        let found = runtime::discover(&search).binaries.into_iter();
+        let theirs = found.filter(|it| it.role == Role::Runtime && it.sources.iter().any(monitors));
+        // Such a place is searched in the root of every engine.
+        let theirs = theirs.filter(|it| !it.sources.contains(&Source::WellKnown));
+        // An engine in a mount namespace of its own may execute a file of the host's.
+        let theirs = theirs.map(|theirs| {
+            let host = runtime::rediscover_one(&search.host_root, &theirs.path, Source::Learned);
+            host.filter(|host| host.identity() == theirs.identity()).unwrap_or(theirs)
+        });
+        let marked = marker::mark_all(&self.group, theirs);
+        marked.into_iter().filter_map(|(binary, mark)| Some((binary, mark.ok()?))).collect()
     }
 
     fn mark_file(&self, entry: entrypoint::Entrypoint) -> Result<MarkedEntry, String> {
@@ -501,6 +568,23 @@ impl Worker {
 
 pub(crate) fn inode_of(binary: &Binary) -> InodeId {
     InodeId { dev: binary.inode.dev, ino: binary.inode.ino }
+}
+
+/// How long the parent of an init may take to reap it; there are some that never do.
+const UNTIL_REAPED: Duration = Duration::from_secs(1);
+
+/// Waits until a process that has ended is no zombie any more.
+///
+/// A process's end is known before its parent is told of it. Where `start` fails before containerd's shim has reaped the
+/// init, `ctr run` asks the shim, hears that the task still is "created", and leaves it there for good.
+fn until_reaped(process: Process) {
+    let end = Instant::now() + UNTIL_REAPED;
+    // A pidfd tells of this since Linux 6.9 only (by POLLHUP).
+    while proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
+        && Instant::now() < end
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn monitor(hold: HoldId, invocation: Invocation) -> Outcome {
@@ -589,7 +673,7 @@ fn unfit(id: &OsStr) -> Option<&'static str> {
 
 /// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
 fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
-    let parent = proc::comm(parent).ok();
+    let parent = proc::program(parent);
     let config = container.config.clone();
     let evidence = metadata::Evidence {
         id: &container.id,
@@ -603,6 +687,7 @@ fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>)
     if let Some(state) = caller.and_then(|caller| metadata::engine_state(caller, &evidence, &said)) {
         state.complete(&mut said);
     }
+    container.cgroup = config.as_ref().and_then(|config| metadata::cgroup_path(config.outline()));
     container.engine = said.engine;
     container.name = said.name;
     container.image = said.image;
@@ -622,6 +707,7 @@ fn entry(
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
+    let before = if stopped { Vec::new() } else { capture::command_line(tid).unwrap_or_default() };
     let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
@@ -632,6 +718,7 @@ fn entry(
         time,
         process,
         own_pid: task.own_pid,
+        before,
         ancestors,
         candidates,
         args,
@@ -665,19 +752,73 @@ fn find_init(creation: &Creation) -> Result<Process, String> {
     Ok(Process { pid, start_time: stat.start_time })
 }
 
+/// What the runtime has written, in its own family's file, else in that of any: a wrapper may have the name of one
+/// family and execute another, and a runtime's file may be called anything.
 fn pid_by_state(creation: &Creation) -> Result<i32, String> {
     let Creation { invocation, task, .. } = creation;
-    let file = invocation.family.state_file().ok_or("where this runtime keeps its state is not known")?;
-    let root = invocation
-        .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
-        .ok_or("where this runtime keeps its state is not known")?;
-    let StateName::InDirectory(name) = file.name else {
-        return Err("this runtime's state has no fixed name".to_owned());
-    };
     let id = invocation.id.as_deref().ok_or("it has no id")?;
-    let path = root.join(id).join(name);
-    let state = state_file::read_state(&creation.caller(), &path).map_err(|e| e.to_string())?;
-    state.pid.ok_or_else(|| format!("{} has no pid", path.display()))
+    let mut families = vec![invocation.family, Family::Runc, Family::Crun, Family::Youki];
+    families.dedup();
+    let mut first_error = None;
+    for family in families {
+        let Some(StateName::InDirectory(name)) = family.state_file().map(|file| file.name) else { continue };
+        let caller = cmdline::Caller { uid: task.euid, xdg_runtime_dir: None };
+        let Some(root) = invocation.root.clone().or_else(|| family.default_state_root(&caller)) else {
+            continue;
+        };
+        let path = root.join(id).join(name);
+        let pid = match state_file::read_state(&creation.caller(), &path) {
+            Ok(state) => state.pid.ok_or_else(|| format!("{} has no pid", path.display())),
+            Err(error) => Err(error.to_string()),
+        };
+        // In another runtime's folder a container of this id may be an older one.
+        let is_news = |pid: i32| proc::stat(pid).is_ok_and(|stat| stat.start_time >= task.start_time);
+        match pid {
+            Ok(pid) if family == invocation.family || is_news(pid) => return Ok(pid),
+            Ok(_) => {}
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| "where this runtime keeps its state is not known".to_owned()))
+}
+
+/// The containers that run at this moment, without a listener.
+///
+/// They are found as [`Builder::existing`](crate::Builder::existing) finds them: by the state that runtimes and shims
+/// leave, and by `/proc`; no engine is asked. Each is a [`Created`](EventKind::Created) record with
+/// [`existing`](crate::ContainerEvent::existing) set, oldest first, numbered from 1. It takes no privilege but to read
+/// what it looks at: what it may not read it does not find.
+#[must_use]
+pub fn existing(host_root: &Path) -> Vec<Record> {
+    let search = Search { host_root: host_root.to_owned(), ..Search::default() };
+    let known = runtime::existing::existing(&search);
+    let strangers = runtime::existing::strangers(&search, &known);
+    let mut found: Vec<(Process, Container)> = known
+        .into_iter()
+        .filter_map(|found| existing_container(&search, found))
+        .map(|(_, container, process)| (process, container))
+        .collect();
+    let user_ns = proc::namespace(std::process::id().cast_signed(), "user").unwrap_or_default();
+    let worker = Worker { group: Weak::new(), user_ns };
+    for (pid, start_time) in strangers {
+        let Ok(pid) = i32::try_from(pid) else { continue };
+        let init = Process { pid, start_time };
+        let ancestors = proc::ancestors(pid);
+        if let Outcome::Untold { untold, .. } =
+            worker.stranger(init, ancestors, &search, true, SystemTime::now())
+        {
+            found.push((untold.init, untold.container));
+        }
+    }
+    found.sort_by_key(|(process, _)| (process.start_time, process.pid));
+    let number = |(at, (_, container)): (usize, (Process, Container))| Record {
+        seq: at as u64 + 1,
+        event: ContainerEvent::existing_now(container),
+        answer: None,
+    };
+    found.into_iter().enumerate().map(number).collect()
 }
 
 /// A container that runs already, with what its bundle says.

@@ -34,7 +34,7 @@ impl Host {
     }
 
     /// Nothing is left of what was bad, and a container that is well is told.
-    fn is_well(self) -> Result<()> {
+    fn goes_on_well(self) -> Result<()> {
         let Host { runtime, listener } = self;
         listener.wait_idle()?;
         ensure!(listener.status()?.containers == 0, "{:?}", listener.status()?);
@@ -80,7 +80,7 @@ fn no_config() -> Result<()> {
         let host = Host::new(runtime)?;
         let bundle = bad_bundle("none", |_| Ok(()))?;
         told_without_config(&host.fails(&bundle)?, &bundle, &["there is no", "config.json"])?;
-        host.is_well()?;
+        host.goes_on_well()?;
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ fn no_bundle() -> Result<()> {
         let records = host.listener.wait(&id, &FAILED)?;
         ensure!(records[0].event.bundle() == Some(Path::new("/no/such/bundle")));
         ensure!(records[0].event.config_error().is_some_and(|error| error.contains("No such file")));
-        host.is_well()?;
+        host.goes_on_well()?;
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn a_config_of_64_mb() -> Result<()> {
             record.to_json()
         );
     }
-    host.is_well()
+    host.goes_on_well()
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_config_that_is_a_fifo() -> Result<()> {
     task.process().kill(SIGKILL)?;
     task.wait(PATIENCE)?;
     host.listener.wait(bundle.id(), &FAILED)?;
-    host.is_well()
+    host.goes_on_well()
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_config_that_is_a_folder() -> Result<()> {
         let host = Host::new(runtime)?;
         let bundle = bad_bundle("folder", |path| Ok(std::fs::create_dir(path)?))?;
         told_without_config(&host.fails(&bundle)?, &bundle, &["config.json"])?;
-        host.is_well()?;
+        host.goes_on_well()?;
     }
     Ok(())
 }
@@ -168,7 +168,7 @@ fn a_config_that_is_a_link_to_dev_zero() -> Result<()> {
     let host = Host::new(Runtime::runc()?)?;
     let bundle = bad_bundle("zero", |path| Ok(std::os::unix::fs::symlink("/dev/zero", path)?))?;
     told_without_config(&host.fails(&bundle)?, &bundle, &["config.json"])?;
-    host.is_well()
+    host.goes_on_well()
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_config_that_is_no_json() -> Result<()> {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let bundle = bad_bundle("deep", |path| Ok(std::fs::write(path, format!("{{\"x\":{deep}}}"))?))?;
         ensure!(host.fails(&bundle)?[0].event.held());
-        host.is_well()?;
+        host.goes_on_well()?;
     }
     Ok(())
 }
@@ -226,7 +226,7 @@ fn ids_that_no_runtime_takes() -> Result<()> {
         }
         host.listener.wait_idle()?;
         ensure!(host.listener.records().is_empty(), "{}", host.listener.text());
-        host.is_well()?;
+        host.goes_on_well()?;
     }
     Ok(())
 }
@@ -242,7 +242,7 @@ fn an_id_that_is_no_text() -> Result<()> {
     create.arg(bundle.path()).arg(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
     ensure!(!Task::spawn(&mut create)?.wait(PATIENCE)?.status.success());
     host.listener.wait("\u{fffd}\u{fffd}", &FAILED)?;
-    host.is_well()
+    host.goes_on_well()
 }
 
 /// A pid file that names a process which was there before is a lie, and that process is none of the container's.
@@ -265,7 +265,7 @@ fn a_pid_file_that_lies() -> Result<()> {
     host.listener.wait_for("its deletion", |records| {
         records.iter().find(|r| r.event.id() == bundle.id() && r.event.kind() == EventKind::Deleted).cloned()
     })?;
-    host.is_well()
+    host.goes_on_well()
 }
 
 /// 130 creations that fail: each told, none pending, and the next container is told.
@@ -299,7 +299,7 @@ fn many_that_fail() -> Result<()> {
         ensure!(records[0].event.held() && !records[1].event.held());
     }
     ensure!(host.listener.records().len() == 260);
-    host.is_well()
+    host.goes_on_well()
 }
 
 /// Nobody who is asked may be fooled into thinking that a bad configuration was empty.

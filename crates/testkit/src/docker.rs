@@ -53,6 +53,11 @@ impl Dockerd {
         command.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
         command.arg(format!("--cgroup-parent=/{}", scratch.name()));
         if let Some(runtime) = runtime {
+            // BuildKit takes the first runc in PATH, whatever the default runtime is.
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folder = runtime.path().parent().map(Path::to_owned);
+            command
+                .env("PATH", std::env::join_paths(folder.into_iter().chain(std::env::split_paths(&path)))?);
             let name = format!("copied-{}", runtime.family().name());
             command.arg(format!("--add-runtime={name}={}", runtime.path().display()));
             command.arg(format!("--default-runtime={name}"));

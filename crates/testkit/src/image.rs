@@ -54,6 +54,8 @@ impl Archive {
             "os": "linux",
             "config": {"Cmd": command, "Env": ["PATH=/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+            // Podman builds on no image whose history has fewer steps than it has layers.
+            "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "testkit"}],
         });
         let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
         fs::write(archive.scratch.join("config.json"), config.to_string())?;

@@ -117,9 +117,15 @@ impl Runtime {
     }
 
     fn command_of<S: AsRef<OsStr>>(&self, program: &Path, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = bare_command(self.family, program);
+        let mut command = self.bare(program);
         command.arg("--root").arg(self.state_dir()).args(args);
         command
+    }
+
+    /// Another program, such as a wrapper of the copy, in the surroundings that this runtime needs here, without any
+    /// argument yet.
+    pub fn bare(&self, program: &Path) -> Command {
+        bare_command(self.family, program)
     }
 
     /// Creates the container and returns its init. What it prints goes to [`Bundle::stdout`].

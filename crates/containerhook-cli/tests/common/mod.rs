@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use testkit::{Bundle, Runtime, Task, wait_until};
+use testkit::{Bundle, Process, Runtime, Task, wait_until};
 
 /// Far more than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -58,6 +58,13 @@ impl Watch {
         Ok(Watch(task))
     }
 
+    /// The process that listens: the supervisor's child.
+    pub(crate) fn listener(&self) -> Result<Process> {
+        let children = self.0.process().children();
+        ensure!(children.len() == 1, "{children:?}");
+        Ok(children[0])
+    }
+
     /// The JSON lines printed so far.
     pub(crate) fn events(&self) -> Vec<Value> {
         events(&self.0.printed().0)
@@ -96,4 +103,13 @@ pub(crate) fn verify(events: &[Value], args: &[&str]) -> Result<String> {
     std::fs::write(&file, events.iter().map(|event| format!("{event}\n")).collect::<String>())?;
     let output = program().arg("verify").args(args).arg(&file).output()?;
     Ok(out(&output))
+}
+
+/// Does a thread of this name sleep for some time?
+pub(crate) fn sleeps(process: Process, name: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.0)).into_iter().flatten().flatten();
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    threads.map(|thread| thread.path()).any(|thread| {
+        read(thread.join("comm")).trim() == name && read(thread.join("wchan")).contains("nanosleep")
+    })
 }

@@ -5,7 +5,19 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
+
+/// Where `recursion_misses` is in `struct bpf_prog_info`, in words of eight bytes.
+const RECURSION_MISSES: usize = 208 / 8;
+
+/// The part of `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
 
 /// The part of `union bpf_attr` for BPF_RAW_TRACEPOINT_OPEN.
 #[repr(C)]
@@ -69,4 +81,27 @@ pub(super) fn run(program: BorrowedFd<'_>, context: &[u64]) -> io::Result<u32> {
     // SAFETY: `context` is readable for the length that is given and outlives the call.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr)? };
     Ok(attr.retval)
+}
+
+/// How often the kernel skipped a program because a run of it was under way. Linux 5.12.
+pub(super) fn misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = [0u64; RECURSION_MISSES + 1];
+    let mut attr = InfoByFd {
+        fd: program.as_raw_fd() as u32,
+        len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: `info` is writable for the length that is given and outlives the call. The kernel takes its zeros for "no
+    // room": it fills in none of the arrays that the structure can point to.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
+    Ok(info[RECURSION_MISSES])
+}
+
+/// The kernel counts and times all programs' runs while the descriptor is open. Linux 5.8.
+#[cfg(test)]
+pub(super) fn count_runs() -> io::Result<OwnedFd> {
+    const BPF_ENABLE_STATS: libc::c_int = 32;
+    let mut run_time = 0u32;
+    // SAFETY: the attribute is one number; the descriptor is new, and nobody else owns it.
+    unsafe { bpf(BPF_ENABLE_STATS, &mut run_time).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }

@@ -10,7 +10,8 @@ use super::*;
 use crate::bpf::testing::{skip, skipped};
 use crate::exit::{Choice, Exits};
 
-const LIMIT: Duration = Duration::from_secs(20);
+/// For an emulated machine, too.
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn open(test: &str) -> Option<ExecWatch> {
     open_with(test, Loader::new())

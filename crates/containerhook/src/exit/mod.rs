@@ -209,6 +209,7 @@ impl Exits {
     }
 
     /// How many are watched.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.watched.len()
     }
@@ -323,9 +324,8 @@ impl Exits {
         while let Some(record) = records.next() {
             self.recorded(&mut records, &record);
         }
-        let overflowed = records.has_overflowed();
         let mut in_doubt = Vec::new();
-        if overflowed {
+        if records.has_lost() {
             let all: Vec<Process> =
                 self.watched.iter().map(|(&pid, w)| Process { pid, start_time: w.start_time }).collect();
             for process in all {

@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 
 use super::Process;
-use crate::bpf::{Attached, Clock, Loader, Refused};
+use crate::bpf::{Attached, Clock, Loader, Refused, Twins};
 
 /// `struct watched`.
 #[repr(C)]
@@ -31,9 +31,10 @@ pub(super) struct Record {
     at: u64,
 }
 
-/// The attached program, its table of watched processes, and the ring it writes to.
+/// The attached programs, their table of watched processes, and the ring they write to.
 pub(super) struct Records {
-    _attached: Attached,
+    program: Twins,
+    _attached: [Attached; 2],
     watched: HashMap<MapData, u32, Watched>,
     ring: RingBuf<MapData>,
     unsent: Array<MapData, u64>,
@@ -43,9 +44,10 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn open(bpf: &mut Loader) -> Result<Records, Refused> {
-        let program = bpf.program(c"sched_process_exit", "exit_btf", "exit_raw")?;
+        let program = bpf.twins(c"sched_process_exit", "exit")?;
         Ok(Records {
             _attached: program.attach()?,
+            program,
             watched: bpf.hash("watched")?,
             ring: bpf.ring("exits")?,
             unsent: bpf.array("unsent")?,
@@ -85,11 +87,25 @@ impl Records {
         })
     }
 
-    /// Whether records did not fit into the ring since this was last asked.
-    pub(super) fn has_overflowed(&mut self) -> bool {
+    /// Whether records may have been lost since this was last asked: the ring was full, or the program was skipped.
+    pub(super) fn has_lost(&mut self) -> bool {
         // Where even this cannot be read, look.
         let count = self.unsent.get(&0, 0).unwrap_or(self.unsent_seen.wrapping_add(1));
-        std::mem::replace(&mut self.unsent_seen, count) != count
+        let overflowed = std::mem::replace(&mut self.unsent_seen, count) != count;
+        self.program.both_missed() || overflowed
+    }
+
+    /// Everything there is to know of a process that is not reported.
+    #[cfg(test)]
+    pub(super) fn explain(&mut self, process: Process) -> String {
+        let entry = self.watched.get(&(process.pid as u32), 0);
+        let misses = (self.program.both_missed(), self.program.missed());
+        format!("entry {entry:?}, unsent {:?}, skipped {misses:?}", self.unsent.get(&0, 0))
+    }
+
+    #[cfg(test)]
+    pub(super) fn skipped_runs(&self) -> [u64; 2] {
+        self.program.missed()
     }
 
     /// The record of a process that ended while the ring was full.

@@ -1,5 +1,6 @@
 //! How a container comes to be: from the exec of its runtime to its first program.
 
+use super::ending::UNSEEN;
 use super::lane::{Effect, Turn};
 use super::life::{Finishing, Gate, Life, Role};
 use super::*;
@@ -55,16 +56,18 @@ impl Lifecycle {
 
     /// The life that a runtime means by this key.
     fn addressed(&self, key: &Key, start: bool) -> Option<LifeId> {
-        let id = *self.keys.get(key)?;
-        let life = self.lives.get(&id)?;
-        // As long as an id is in use, a second create of it does not get far: the state is still that of the first.
-        let first = life.previous.filter(|_| life.creator_works());
-        let first = first.filter(|first| {
-            self.lives.get(first).is_some_and(|first| {
-                !first.over && (!start || (first.init.is_some() && !first.init_ended && !first.entered))
-            })
-        });
-        Some(first.unwrap_or(id))
+        let newest = *self.keys.get(key)?;
+        // As long as an id is in use, another create of it does not get far: the state is still that of the earlier life.
+        let mut next = Some(newest);
+        while let Some((id, life)) = next.and_then(|id| Some((id, self.lives.get(&id)?))) {
+            let may_start = life.init.is_some() && life.may_enter();
+            let has_state = !life.creator_works() && !life.over && life.deleting.is_none();
+            if has_state && (id == newest || !start || may_start) {
+                return Some(id);
+            }
+            next = life.previous;
+        }
+        Some(newest)
     }
 
     /// A runtime is about to create a container.
@@ -100,10 +103,10 @@ impl Lifecycle {
     pub(super) fn finish(&mut self, id: LifeId, change: Option<Config>, out: &mut Vec<Action>) {
         let Some(life) = self.lives.get(&id) else { return };
         // `run` needs the mark for Created, which is told at the entrypoint's exec; and for the end, which a watch that
-        // comes later could miss.
+        // comes later could miss, and whose status is else taken for that of a creation that failed.
+        let by_run = [EventKind::Created, EventKind::Stopped, EventKind::Deleted];
         let mark = self.rules.tells(EventKind::Started)
-            || (matches!(life.verb, Verb::Run { .. })
-                && (self.rules.tells(EventKind::Created) || self.rules.tells(EventKind::Stopped)));
+            || (matches!(life.verb, Verb::Run { .. }) && by_run.iter().any(|kind| self.rules.tells(*kind)));
         out.push(Action::Finish { life: id, change, mark });
     }
 
@@ -206,7 +209,7 @@ impl Lifecycle {
             return;
         }
         life.start_passed = true;
-        let refusal = (life.gate == Gate::Refused).then(Refusal::default);
+        let refusal = life.refusal();
         out.push(Action::Answer { hold, refusal });
         self.started_unheld(id, now, out);
     }
@@ -217,7 +220,7 @@ impl Lifecycle {
         life.starts.retain(|(start, _)| *start != hold);
         // crun executes itself again, and must not wait again.
         life.start_passed = true;
-        (life.gate == Gate::Refused).then(Refusal::default)
+        life.refusal()
     }
 
     /// The container's `start` goes on, and its entrypoint will not be held: this is all there is to tell of it.
@@ -253,7 +256,7 @@ impl Lifecycle {
         life.gate = gate;
         if gate == Gate::Open || life.init_ended || life.init.is_none() {
             let starts = std::mem::take(&mut life.starts);
-            let refusal = (gate == Gate::Refused).then(Refusal::default);
+            let refusal = life.refusal();
             for (hold, _) in starts {
                 self.answer(hold, refusal, out);
             }
@@ -267,10 +270,21 @@ impl Lifecycle {
     /// A file that is some container's entrypoint has been executed.
     pub(super) fn entry(&mut self, entry: Entry, now: Instant, out: &mut Vec<Action>) {
         let is_init = |life: &Life| life.init == Some(entry.process);
+        let descends = |life: &Life| {
+            let Some(creator) = life.creator else { return false };
+            // `crun run --detach` forks twice, and its parent waits for a child that is not below it any more: but that
+            // child is the runtime still, by its command line.
+            let detached = || {
+                matches!(life.verb, Verb::Run { detach: true, .. })
+                    && entry.process.start_time >= creator.start_time
+                    && life.key.as_ref().is_some_and(|key| entry.before.contains(&key.id))
+            };
+            entry.ancestors.contains(&creator.pid) || detached()
+        };
         let runs_it = |life: &Life| {
             life.creating()
                 && life.verb != Verb::Create
-                && life.creator.is_some_and(|creator| entry.ancestors.contains(&creator.pid))
+                && descends(life)
                 // A hook that runs in the container may execute the same file, and is not its first process.
                 && (entry.own_pid == 1 || !life.makes_pid_namespace())
         };
@@ -281,7 +295,8 @@ impl Lifecycle {
                 })
             };
         if let Some(id) = pick(&is_init).or_else(|| pick(&runs_it)) {
-            let created = self.lives.get(&id).is_some_and(|life| life.init.is_some());
+            let created = |life: &Life| life.init.is_some() && life.awaiting.is_none();
+            let created = self.lives.get(&id).is_some_and(created);
             self.first_program(id, entry, created, now, out);
         } else if let Some(id) = pick(&|life| life.finding) {
             // Whether this is the init will be known in a moment.
@@ -310,6 +325,9 @@ impl Lifecycle {
         let Some(life) = self.lives.get_mut(&id) else { return self.let_go(hold, out) };
         life.marked = false;
         life.entered = true;
+        if let Some((_, at)) = life.awaiting.take() {
+            self.due.remove(&(at, Due::Entry(id)));
+        }
         life.exec = Some(Arc::new(ExecProcess { args, cwd: None, user: None, tty: false }));
         let kind = if created { EventKind::Started } else { EventKind::Created };
         let deadline = at + self.rules.deadline(kind);
@@ -346,7 +364,9 @@ impl Lifecycle {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(life) = self.lives.get(&id).filter(|_| self.rules.tells(EventKind::Started)) else {
+        // An init that was killed while it was held at its first program has never run it.
+        let tells = self.rules.tells(EventKind::Started);
+        let Some(life) = self.lives.get(&id).filter(|life| tells && !life.init_ended) else {
             self.answer(hold, None, out);
             return;
         };
@@ -413,7 +433,13 @@ impl Lifecycle {
         life.creator_ended = Some(status);
         if let Some(hold) = life.creator_hold.take() {
             // It was killed while it was held: it has created nothing.
+            let finishing = life.finishing.take();
             self.answer(hold, None, out);
+            if let Some(finishing) = finishing {
+                let Finishing { event, mut answer, since, changes: _ } = *finishing;
+                answer.held_for = now.saturating_duration_since(since);
+                self.record(event, Some(answer), out);
+            }
             self.failed(id, "its runtime was killed", time, now, out);
             return;
         }
@@ -534,6 +560,11 @@ impl Lifecycle {
         {
             let entry = life.parked.remove(at);
             self.first_program(id, entry, false, now, out);
+        } else if ended.is_none() && !creates && life.marked && self.rules.tells(EventKind::Created) {
+            // Its first program comes in a moment, and is held.
+            let until = now + UNSEEN;
+            life.awaiting = Some((time, until));
+            self.due.insert((until, Due::Entry(id)));
         } else {
             // What waits is its `start`, which may have come before this.
             let held = creates && !life.start_passed && ended.is_none();
@@ -572,6 +603,18 @@ impl Lifecycle {
         }
     }
 
+    /// The first program of a container that runs was not seen, though it was waited for.
+    pub(super) fn created_unheld(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        let Some((time, at)) = life.awaiting.take() else { return };
+        self.due.remove(&(at, Due::Entry(id)));
+        let turn = Turn {
+            detail: Some("not held: it runs already".into()),
+            ..Turn::new(EventKind::Created, time, Effect::Opened)
+        };
+        self.push(id, turn, now, out);
+    }
+
     /// Those that waited for the init to be known.
     fn unpark(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
         let parked = self.lives.get_mut(&id).map(|life| std::mem::take(&mut life.parked));
@@ -582,14 +625,14 @@ impl Lifecycle {
 
     /// The container exists: the one that had its key does not, though its deletion was not seen.
     fn replaces(&mut self, id: LifeId, out: &mut Vec<Action>) {
-        let previous = self.lives.get_mut(&id).and_then(|life| life.previous.take());
-        let Some(old) = previous else { return };
-        if let Some(life) = self.lives.get_mut(&old)
-            && life.init_ended
-        {
-            life.over = true;
-            life.key = None;
-            self.retire(old, out);
+        let Some(old) = self.lives.get(&id).and_then(|life| life.previous) else { return };
+        let Some(life) = self.lives.get_mut(&old).filter(|life| life.init_ended) else { return };
+        life.over = true;
+        life.key = None;
+        let earlier = life.previous.take();
+        self.retire(old, out);
+        if let Some(life) = self.lives.get_mut(&id) {
+            life.previous = earlier;
         }
     }
 

@@ -1,16 +1,16 @@
 //! How lives end, and how they are forgotten.
 
 use super::lane::{Effect, Turn};
-use super::life::{Gate, Life, Role};
+use super::life::{Life, Role};
 use super::*;
 
 /// Ended lives that no runtime has deleted are remembered, so that a late `delete` is told with what is known; no more
 /// than this many.
 pub(super) const MOST_ENDED: usize = 1024;
 
-/// How long a container that its runtime has deleted may seem to live: without BPF the report of an end waits for its
-/// status.
-const UNSEEN: Duration = Duration::from_secs(1);
+/// How long something may be on its way that must come, if it was not missed: the end of a container that its runtime has
+/// deleted (without BPF it waits for its status), and the first program of one that is started.
+pub(super) const UNSEEN: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     /// A watched process has ended.
@@ -70,9 +70,9 @@ impl Lifecycle {
             out.push(Action::Unmark { life: id, by: None });
         }
         let deleting = life.deleting.take();
-        if life.gate == Gate::Refused {
+        if let Some(refusal) = life.refusal() {
             for (hold, _) in std::mem::take(&mut life.starts) {
-                self.answer(hold, Some(Refusal::default()), out);
+                self.answer(hold, Some(refusal), out);
             }
         }
         let turn = Turn { exit: Some(status), ..Turn::new(EventKind::Stopped, time, Effect::None) };
@@ -97,6 +97,10 @@ impl Lifecycle {
             self.due.insert((until, Due::Deleted(id)));
             return;
         }
+        if !life.init_ended {
+            // Its init's pid was never known: this is its end as well.
+            self.init_ended(id, ExitStatus::UNKNOWN, time, now, out);
+        }
         self.deleted_now(id, time, now, out);
     }
 
@@ -104,16 +108,16 @@ impl Lifecycle {
     pub(super) fn end_unseen(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
         let Some(life) = self.lives.get_mut(&id) else { return };
         let Some((time, _)) = life.deleting.take() else { return };
-        life.finding = false;
+        let created = !std::mem::take(&mut life.finding);
         if let Some(init) = life.init {
-            out.push(Action::Log(
-                Level::Warn,
-                format!(
-                    "container {:?} was deleted, and the end of process {} was not seen",
-                    life.container.id, init.pid
-                ),
-            ));
+            let line = format!(
+                "container {:?} was deleted, and the end of process {} was not seen",
+                life.container.id, init.pid
+            );
+            out.push(Action::Log(Level::Warn, line));
             self.drop_role(init, id, Role::Init, out);
+        }
+        if created {
             self.init_ended(id, ExitStatus::UNKNOWN, time, now, out);
         }
         self.deleted_now(id, time, now, out);
@@ -138,6 +142,12 @@ impl Lifecycle {
         let starts = std::mem::take(&mut life.starts);
         let parked = std::mem::take(&mut life.parked);
         let (key, previous) = (life.key.take(), life.previous.take());
+        if let Some((_, at)) = life.deleting.take() {
+            self.due.remove(&(at, Due::Deleted(id)));
+        }
+        if let Some((_, at)) = life.awaiting.take() {
+            self.due.remove(&(at, Due::Entry(id)));
+        }
         let never = life.init.is_none();
         let meanwhile = life.meanwhile.take().filter(|_| never);
         for hold in starts.into_iter().map(|(hold, _)| hold).chain(parked.into_iter().map(|entry| entry.hold))
@@ -154,7 +164,16 @@ impl Lifecycle {
 
     /// The key is the earlier life's again, if there is one.
     fn give_key_back(&mut self, key: &Key, id: LifeId, previous: Option<LifeId>) {
-        if self.keys.get(key) != Some(&id) {
+        let Some(&newest) = self.keys.get(key) else { return };
+        if newest != id {
+            // Lives of one key are a chain, out of which this one goes.
+            let mut next = Some(newest);
+            while let Some(life) = next.and_then(|newer| self.lives.get_mut(&newer)) {
+                if life.previous == Some(id) {
+                    life.previous = previous;
+                }
+                next = life.previous;
+            }
             return;
         }
         match previous.filter(|old| self.lives.get(old).is_some_and(|old| !old.over)) {

@@ -247,7 +247,7 @@ fn cgroup_paths() {
     }
 }
 
-fn docker_state(caller: &Caller<'_>, config: &Config) -> Option<EngineState> {
+fn docker_state(caller: &Caller<'_>, config: &Config) -> Option<super::state::EngineState> {
     let evidence = Evidence { id: ID, outline: Some(config.outline()), ..Evidence::default() };
     engine_state(caller, &evidence, &Metadata { engine: Some(Engine::Docker), ..Metadata::default() })
 }
