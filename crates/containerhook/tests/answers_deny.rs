@@ -213,7 +213,6 @@ fn refused_at(kind: EventKind, engine: &dyn Engine, runtime: &Runtime, seen: &Se
     if let Some(pid) = records.last().and_then(|record| record.event.pid()) {
         ensure!(!Process(pid.cast_signed()).is_alive(), "{pid} lives");
     }
-    // Podman leaves its mount of its storage after any run that fails, and takes it away with its next command.
     ensure_lists_nothing(engine)?;
     places.wait_clean_but(&before, &[id], engine.leaves())?;
     if engine.has_shims() {
@@ -534,6 +533,42 @@ refusals! {
         pre_create: Seen(&[(126, &["conmon"])]),
         created: Seen(&[(126, &["runc start", NOT_PERMITTED]), (127, &["attach socket"])]),
         started: Seen(&[(1, &["exec /bin/echo", NOT_PERMITTED])]),
+        exec: Seen(&[(255, &["conmon"])]),
+    }
+    docker_with_crun(Docker, Crun): docker {
+        pre_create: Seen(&[(127, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(125, &["start failed", NOT_PERMITTED]), (125, &[STOPPED])]),
+        started: Seen(&[(1, &["exec container process `/bin/echo`: Operation not permitted"])]),
+        exec: Seen(&[(126, &[NOT_PERMITTED])]),
+    }
+    docker_with_youki(Docker, Youki): docker {
+        pre_create: Seen(&[(127, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(125, &["start failed", NOT_PERMITTED]), (125, &[STOPPED])]),
+        started: Seen(&[(255, &[])]),
+        exec: Seen(&[(126, &[NOT_PERMITTED])]),
+    }
+    containerd_with_crun(Containerd, Crun): containerd {
+        pre_create: Seen(&[(1, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(1, &["start failed", NOT_PERMITTED]), (1, &[STOPPED])]),
+        started: Seen(&[(1, &["exec container process `/bin/echo`: Operation not permitted"])]),
+        exec: Seen(&[(1, &[NOT_PERMITTED])]),
+    }
+    containerd_with_youki(Containerd, Youki): containerd {
+        pre_create: Seen(&[(1, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(1, &["start failed", NOT_PERMITTED]), (1, &[STOPPED])]),
+        started: Seen(&[(255, &[])]),
+        exec: Seen(&[(1, &[NOT_PERMITTED])]),
+    }
+    podman_with_crun(Podman, Crun): podman {
+        pre_create: Seen(&[(126, &["conmon"])]),
+        created: Seen(&[(126, &["crun start", NOT_PERMITTED]), (127, &["attach socket"])]),
+        started: Seen(&[(1, &["exec container process `/bin/echo`: Operation not permitted"])]),
+        exec: Seen(&[(255, &["conmon"])]),
+    }
+    podman_with_youki(Podman, Youki): podman {
+        pre_create: Seen(&[(126, &["conmon"])]),
+        created: Seen(&[(126, &["youki start", NOT_PERMITTED]), (127, &["attach socket"])]),
+        started: Seen(&[(255, &[])]),
         exec: Seen(&[(255, &["conmon"])]),
     }
 }
