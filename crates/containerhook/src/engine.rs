@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use fanotify::{Event, Group, InodeId, Mark, PermissionEvent};
+use fanotify::{Class, Event, Group, InodeId, Mark, PermissionEvent};
 
 use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
@@ -229,7 +229,9 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(|error| of_fanotify(&error))?;
+        // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
+        let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -685,11 +687,14 @@ impl Engine {
             Outcome::Changed(changes) => self.changed(changes),
             Outcome::Untold { untold, learned } => {
                 self.looks -= usize::from(untold.existing);
-                if let Some((binary, mark)) = learned {
-                    self.log.log(
-                        Level::Warn,
-                        format!("{} is a container runtime that nothing named", binary.host_path.display()),
-                    );
+                for (binary, mark) in learned {
+                    if !self.runtimes.contains_key(&inode_of(&binary)) {
+                        let line = format!(
+                            "{} is a container runtime that nothing named",
+                            binary.host_path.display()
+                        );
+                        self.log.log(Level::Warn, line);
+                    }
                     self.marked(binary, mark);
                 }
                 self.apply(Input::Untold(untold));
@@ -779,7 +784,10 @@ impl Engine {
             Held::Exec(event) => {
                 let answered = match refusal {
                     None => event.allow(),
-                    Some(Refusal {}) => event.deny(),
+                    Some(Refusal { error }) => match error.errno() {
+                        None => event.deny(),
+                        Some(errno) => event.deny_with_errno(errno).map(drop),
+                    },
                 };
                 if let Err(error) = answered {
                     self.log.log(Level::Debug, format!("answering: {error}"));

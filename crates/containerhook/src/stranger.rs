@@ -4,10 +4,15 @@
 //! the container.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::bundle::{Caller, state_file};
 use crate::cmdline::{self, Family, StateName, Verb};
+use crate::proc;
 
 /// What could be learned.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -100,7 +105,9 @@ pub(crate) fn describe(init: i32, above: &[Above], cgroup: Option<&str>) -> Stra
             }
         }
         if let Some(family) = FAMILIES.iter().find(|family| (family.is_it)(process)) {
-            let name = (family.name)(process);
+            // The nearest one may be a helper, without the command line.
+            let mut its = above.iter().filter(|process| (family.is_it)(process));
+            let name = its.find_map(|process| (family.name)(process));
             return Stranger {
                 id: name.clone().unwrap_or_else(|| format!("{}-{init}", family.runtime)),
                 name,
@@ -169,10 +176,41 @@ fn starter(init: i32) -> Option<Above> {
     let loadavg = std::fs::read_to_string("/proc/loadavg").ok()?;
     let last: i32 = loadavg.split_ascii_whitespace().next_back()?.parse().ok()?;
     pids.sort_unstable_by_key(|pid| (last - pid).rem_euclid(1 << 22));
+    // Its own state says which container it starts; there may be others that start at this moment.
+    let own = own_pids(init);
     pids.into_iter().take(NEWEST).map(process).find(|process| {
-        cmdline::looks_like_oci(&process.argv)
-            && cmdline::parse(Family::guess(&process.exe), &process.argv).verb == Verb::Start
+        let starts = || cmdline::parse(Family::guess(&process.exe), &process.argv).verb == Verb::Start;
+        if !cmdline::looks_like_oci(&process.argv) || !starts() {
+            return false;
+        }
+        let path = describe(init, std::slice::from_ref(process), None).state;
+        let pid = path.and_then(|path| state_pid(process.pid, &path));
+        pid.is_some_and(|pid| own.contains(&pid))
     })
+}
+
+/// The pids of a process in all namespaces that it is in, below ours.
+fn own_pids(pid: i32) -> Vec<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// Whose init a runtime's state names, as that runtime numbers it. It is read with that runtime's rights, in its root:
+/// anybody may call a process `start`.
+fn state_pid(runtime: i32, path: &Path) -> Option<i32> {
+    let facts = proc::task_facts(runtime).ok()?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let root = File::options().read(true).custom_flags(flags).open(format!("/proc/{runtime}/root")).ok()?;
+    let caller = Caller {
+        root: root.as_fd(),
+        cwd: root.as_fd(),
+        fsuid: facts.fsuid,
+        fsgid: facts.fsgid,
+        groups: &facts.groups,
+        trusted: false,
+    };
+    state_file::read_state(&caller, path).ok()?.pid
 }
 
 fn process(pid: i32) -> Above {
@@ -181,13 +219,16 @@ fn process(pid: i32) -> Above {
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Above {
-        pid,
-        comm: OsStr::from_bytes(comm.trim_ascii_end()).to_owned(),
-        // A binary that was replaced while it ran.
-        exe: exe.strip_suffix(" (deleted)").unwrap_or(&exe).into(),
-        argv: line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect(),
+    let argv: Vec<OsString> =
+        line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
+    // A binary that was replaced while it ran.
+    let mut exe = OsString::from(exe.strip_suffix(" (deleted)").unwrap_or(&exe));
+    // crun executes itself again from a mount that is nowhere, others from a copy in memory.
+    if exe.is_empty() || exe.as_bytes().starts_with(b"memfd:") {
+        let own = argv.first().and_then(|word| Path::new(word).file_name());
+        exe = own.unwrap_or_default().to_owned();
     }
+    Above { pid, comm: OsStr::from_bytes(comm.trim_ascii_end()).to_owned(), exe, argv }
 }
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ use crate::entrypoint;
 use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
-use crate::marker::Changes;
+use crate::marker::{self, Changes};
 use crate::metadata;
 use crate::proc::{self, TaskFacts};
 use crate::runtime::existing::Existing;
-use crate::runtime::{self, Binary, Role, Search};
+use crate::runtime::{self, Binary, Role, Search, Source};
 use crate::stranger;
 
 /// Words of a command line that are told are cut here.
@@ -105,7 +105,8 @@ pub(crate) enum Outcome {
     },
     Untold {
         untold: Box<Untold>,
-        learned: Option<(Binary, Mark)>,
+        /// Its runtime, where that can be told.
+        learned: Vec<(Binary, Mark)>,
     },
     /// A process has ended: one that was to be watched and was gone already, or one that has been reaped now.
     Ended {
@@ -144,6 +145,17 @@ impl Creation {
     fn open_bundle(&self) -> bundle::Opened {
         let Invocation { bundle, config_file, .. } = &self.invocation;
         bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
+    }
+
+    /// The configuration as it is now, if it is another than `known`.
+    fn changed_config(&self, known: Option<&Config>) -> Option<Config> {
+        if let (Some(known), Some(dir), None) = (known, &self.bundle, &self.invocation.config_file)
+            && bundle::is_still(&self.caller(), dir, known)
+        {
+            return None;
+        }
+        let found = self.open_bundle().config.ok()?;
+        known.is_none_or(|known| known.raw() != found.raw()).then_some(found)
     }
 
     fn caller(&self) -> Caller<'_> {
@@ -405,8 +417,7 @@ impl Worker {
         if mark {
             // A handler may have written the file itself: what counts is what the runtime will read.
             if outcome.config.is_none()
-                && let Ok(found) = creation.open_bundle().config
-                && config.as_ref().is_none_or(|known| known.raw() != found.raw())
+                && let Some(found) = creation.changed_config(config.as_ref())
             {
                 outcome.config = Some(found.clone());
                 config = Some(found);
@@ -462,8 +473,9 @@ impl Worker {
             let found = runtime::existing::existing(search).into_iter();
             let ours = found.filter_map(|found| existing_container(search, found));
             if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
+                let learned = self.learn_of_engines(&ancestors, search);
                 let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
-                return Outcome::Untold { untold: Box::new(untold), learned: None };
+                return Outcome::Untold { untold: Box::new(untold), learned };
             }
         }
         let facts = proc::task_facts(init.pid);
@@ -481,7 +493,7 @@ impl Worker {
             state_root: said.state_root.clone(),
             ..Container::default()
         };
-        let mut learned = None;
+        let mut learned = Vec::new();
         if let Some(pid) = said.learned.filter(|_| trusted) {
             let links = ["root", "cwd"].map(|name| {
                 let flags = libc::O_PATH | libc::O_DIRECTORY;
@@ -500,10 +512,14 @@ impl Worker {
                 }
             }
             // `make start x` reads like a runtime's command line too: a bundle is what makes the difference.
-            learned = if container.config.is_some() { self.learn(pid) } else { None };
-            if let Some((binary, _)) = &learned {
+            learned =
+                if container.config.is_some() { self.learn(pid).into_iter().collect() } else { Vec::new() };
+            if let Some((binary, _)) = learned.first() {
                 container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
             }
+        }
+        if learned.is_empty() {
+            learned = self.learn_of_engines(&ancestors, search);
         }
         container.name = said.name;
         describe(&mut container, ancestors.first().copied().unwrap_or_default(), None);
@@ -515,11 +531,31 @@ impl Worker {
 
     /// Marks the executable of a process that turned out to be a runtime.
     fn learn(&self, pid: i32) -> Option<(Binary, Mark)> {
-        let binary = Binary::of_process(pid)?;
-        let file =
-            File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{pid}/exe")).ok()?;
-        let mark = self.group.upgrade()?.mark_fd(&file).ok()?.with_path(&binary.host_path);
-        Some((binary, mark))
+        let (binary, mark) = marker::mark_all(&self.group, Binary::of_process(pid)).pop()?;
+        Some((binary, mark.ok()?))
+    }
+
+    /// Marks the runtimes that the container's shim or conmon was told of: the runtime itself has ended.
+    fn learn_of_engines(&self, ancestors: &[i32], search: &Search) -> Vec<(Binary, Mark)> {
+        let monitors = |source: &Source| match source {
+            Source::Engine { pid, name } if name == "conmon" || name.starts_with("containerd-shim") => {
+                ancestors.iter().any(|above| u32::try_from(*above) == Ok(*pid))
+            }
+            _ => false,
+        };
+        let search =
+            Search { only: None, extra: Vec::new(), configs: false, engines: true, ..search.clone() };
+        let found = runtime::discover(&search).binaries.into_iter();
+        let theirs = found.filter(|it| it.role == Role::Runtime && it.sources.iter().any(monitors));
+        // Such a place is searched in the root of every engine.
+        let theirs = theirs.filter(|it| !it.sources.contains(&Source::WellKnown));
+        // An engine in a mount namespace of its own may execute a file of the host's.
+        let theirs = theirs.map(|theirs| {
+            let host = runtime::rediscover_one(&search.host_root, &theirs.path, Source::Learned);
+            host.filter(|host| host.identity() == theirs.identity()).unwrap_or(theirs)
+        });
+        let marked = marker::mark_all(&self.group, theirs);
+        marked.into_iter().filter_map(|(binary, mark)| Some((binary, mark.ok()?))).collect()
     }
 
     fn mark_file(&self, entry: entrypoint::Entrypoint) -> Result<MarkedEntry, String> {

@@ -14,6 +14,8 @@ use testkit::{Bundle, Process, Runtime, Task, need, unique_id, wait_until, watch
 
 /// Makes this test program a listener: the runtime to mark.
 const RUNTIME: &str = "CONTAINERHOOK_TEST_RUNTIME";
+/// Where its handler sleeps: a kind of event.
+const KIND: &str = "CONTAINERHOOK_TEST_KIND";
 /// For its handler: `ID BUNDLE STATE-ROOT` of a container that it creates itself, inside the first one's `PreCreate`.
 const NESTED: &str = "CONTAINERHOOK_TEST_NESTED";
 
@@ -22,12 +24,13 @@ const NESTED: &str = "CONTAINERHOOK_TEST_NESTED";
 fn as_a_listener() {
     let Some(runtime) = std::env::var_os(RUNTIME).map(PathBuf::from) else { return };
     let nested = std::env::var(NESTED).ok();
+    let kind: EventKind = std::env::var(KIND).unwrap().parse().unwrap();
     let _dog = watchdog(LIMIT);
     let builder = only([&runtime]).deadline(Duration::from_secs(110));
     let notifier = builder
         .start(move |event: &ContainerEvent| {
             say(&format!("{} {}", event.kind(), event.id()));
-            if event.kind() != EventKind::PreCreate {
+            if event.kind() != kind {
                 return;
             }
             let words = nested.as_deref().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -59,9 +62,10 @@ struct Listening {
 }
 
 impl Listening {
-    fn start(runtime: &Path, nested: Option<String>) -> Result<Self> {
+    fn start(runtime: &Path, kind: EventKind, nested: Option<String>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--exact", "as_a_listener", "--nocapture", "--test-threads=1"]).env(RUNTIME, runtime);
+        command.env(KIND, kind.as_str());
         if let Some(nested) = nested {
             command.env(NESTED, nested);
         }
@@ -111,7 +115,7 @@ fn while_it_holds_a_create() -> Result<()> {
     need!(Root, Busybox, Runc, Crun);
     let _dog = watchdog(LIMIT);
     for runtime in [Runtime::runc()?, Runtime::crun()?] {
-        let mut listening = Listening::start(&runtime.path(), None)?;
+        let mut listening = Listening::start(&runtime.path(), EventKind::PreCreate, None)?;
         let bundle = Bundle::builder(unique_id("held")).args(["/bin/sleep", "1000"]).build()?;
         std::thread::scope(|scope| -> Result<()> {
             // On a thread: who spawns a process waits until its exec is over.
@@ -130,6 +134,43 @@ fn while_it_holds_a_create() -> Result<()> {
     Ok(())
 }
 
+/// A `start` that waits for `Created`, and an entrypoint that waits for `Started`: both go on.
+#[test]
+fn while_it_holds_a_start_or_an_entrypoint() -> Result<()> {
+    need!(Root, Busybox, Runc, Crun);
+    let _dog = watchdog(LIMIT);
+    for runtime in [Runtime::runc()?, Runtime::crun()?] {
+        for kind in [EventKind::Created, EventKind::Started] {
+            let mut listening = Listening::start(&runtime.path(), kind, None)?;
+            let bundle = Bundle::builder(unique_id("held")).script("echo ran").build()?;
+            runtime.create(&bundle)?;
+            std::thread::scope(|scope| -> Result<()> {
+                let start = scope.spawn(|| runtime.start(bundle.id()));
+                listening.wait_for(&format!("{kind} {}", bundle.id()))?;
+                ensure!(bundle.stdout().is_empty());
+                listening.kill()?;
+                start.join().expect("it does not panic")
+            })?;
+            wait_until("the container runs", PATIENCE, || (bundle.stdout() == "ran\n").then_some(()))?;
+            is_free(&runtime)?;
+
+            // The same by `run`, which is held at its entrypoint for both.
+            let mut listening = Listening::start(&runtime.path(), kind, None)?;
+            let bundle = Bundle::builder(unique_id("run")).script("echo ran").build()?;
+            std::thread::scope(|scope| -> Result<()> {
+                let run = scope.spawn(|| runtime.run(&bundle)?.ok());
+                listening.wait_for(&format!("{kind} {}", bundle.id()))?;
+                ensure!(!run.is_finished());
+                listening.kill()?;
+                ensure!(run.join().expect("it does not panic")?.stdout == "ran\n");
+                Ok(())
+            })?;
+            is_free(&runtime)?;
+        }
+    }
+    Ok(())
+}
+
 /// What a handler's child has between its fork and its exec must not be the group: it would wait for ever for an answer
 /// that only it could give.
 #[test]
@@ -140,7 +181,7 @@ fn while_it_holds_a_child_of_its_own_handler() -> Result<()> {
         let outer = Bundle::builder(unique_id("outer")).args(["/bin/sleep", "1000"]).build()?;
         let inner = Bundle::builder(unique_id("inner")).args(["/bin/sleep", "1000"]).build()?;
         let nested = format!("{} {} {}", inner.id(), inner.path().display(), runtime.state_dir().display());
-        let mut listening = Listening::start(&runtime.path(), Some(nested))?;
+        let mut listening = Listening::start(&runtime.path(), EventKind::PreCreate, Some(nested))?;
         let pid = Process(listening.child.id().cast_signed());
         std::thread::scope(|scope| -> Result<()> {
             let create = scope.spawn(|| runtime.create(&outer));
@@ -166,7 +207,7 @@ fn while_it_runs_and_nothing_is_held() -> Result<()> {
     need!(Root, Busybox, Runc);
     let _dog = watchdog(LIMIT);
     let runtime = Runtime::runc()?;
-    let listening = Listening::start(&runtime.path(), None)?;
+    let listening = Listening::start(&runtime.path(), EventKind::PreCreate, None)?;
     listening.kill()?;
     let bundle = Bundle::builder(unique_id("after")).build()?;
     runtime.run(&bundle)?.ok()?;

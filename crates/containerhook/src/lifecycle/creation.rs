@@ -1,5 +1,6 @@
 //! How a container comes to be: from the exec of its runtime to its first program.
 
+use super::ending::UNSEEN;
 use super::lane::{Effect, Turn};
 use super::life::{Finishing, Gate, Life, Role};
 use super::*;
@@ -79,7 +80,7 @@ impl Lifecycle {
         life.key = Some(command.key.clone());
         self.lives.insert(id, life);
         self.keys.insert(command.key, id);
-        self.watch(command.process, id, Role::Creator, out);
+        let creator = command.process;
         let deadline = command.at + self.rules.deadline(EventKind::PreCreate);
         if command.held {
             self.keep(command.hold, id, HoldOf::Create, deadline);
@@ -95,6 +96,8 @@ impl Lifecycle {
         } else {
             self.finish(id, None, out);
         }
+        // Last: the engine looks at the process, which is held, while a handler or a worker is at it already.
+        self.watch(creator, id, Role::Creator, out);
     }
 
     pub(super) fn finish(&mut self, id: LifeId, change: Option<Config>, out: &mut Vec<Action>) {
@@ -206,7 +209,7 @@ impl Lifecycle {
             return;
         }
         life.start_passed = true;
-        let refusal = (life.gate == Gate::Refused).then(Refusal::default);
+        let refusal = life.refusal();
         out.push(Action::Answer { hold, refusal });
         self.started_unheld(id, now, out);
     }
@@ -217,7 +220,7 @@ impl Lifecycle {
         life.starts.retain(|(start, _)| *start != hold);
         // crun executes itself again, and must not wait again.
         life.start_passed = true;
-        (life.gate == Gate::Refused).then(Refusal::default)
+        life.refusal()
     }
 
     /// The container's `start` goes on, and its entrypoint will not be held: this is all there is to tell of it.
@@ -253,7 +256,7 @@ impl Lifecycle {
         life.gate = gate;
         if gate == Gate::Open || life.init_ended || life.init.is_none() {
             let starts = std::mem::take(&mut life.starts);
-            let refusal = (gate == Gate::Refused).then(Refusal::default);
+            let refusal = life.refusal();
             for (hold, _) in starts {
                 self.answer(hold, refusal, out);
             }
@@ -292,7 +295,8 @@ impl Lifecycle {
                 })
             };
         if let Some(id) = pick(&is_init).or_else(|| pick(&runs_it)) {
-            let created = self.lives.get(&id).is_some_and(|life| life.init.is_some());
+            let created = |life: &Life| life.init.is_some() && life.awaiting.is_none();
+            let created = self.lives.get(&id).is_some_and(created);
             self.first_program(id, entry, created, now, out);
         } else if let Some(id) = pick(&|life| life.finding) {
             // Whether this is the init will be known in a moment.
@@ -321,6 +325,9 @@ impl Lifecycle {
         let Some(life) = self.lives.get_mut(&id) else { return self.let_go(hold, out) };
         life.marked = false;
         life.entered = true;
+        if let Some((_, at)) = life.awaiting.take() {
+            self.due.remove(&(at, Due::Entry(id)));
+        }
         life.exec = Some(Arc::new(ExecProcess { args, cwd: None, user: None, tty: false }));
         let kind = if created { EventKind::Started } else { EventKind::Created };
         let deadline = at + self.rules.deadline(kind);
@@ -553,6 +560,11 @@ impl Lifecycle {
         {
             let entry = life.parked.remove(at);
             self.first_program(id, entry, false, now, out);
+        } else if ended.is_none() && !creates && life.marked && self.rules.tells(EventKind::Created) {
+            // Its first program comes in a moment, and is held.
+            let until = now + UNSEEN;
+            life.awaiting = Some((time, until));
+            self.due.insert((until, Due::Entry(id)));
         } else {
             // What waits is its `start`, which may have come before this.
             let held = creates && !life.start_passed && ended.is_none();
@@ -589,6 +601,18 @@ impl Lifecycle {
         } else if self.lives.get(&id).is_some_and(|life| life.init.is_none()) {
             self.retire(id, out);
         }
+    }
+
+    /// The first program of a container that runs was not seen, though it was waited for.
+    pub(super) fn created_unheld(&mut self, id: LifeId, now: Instant, out: &mut Vec<Action>) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        let Some((time, at)) = life.awaiting.take() else { return };
+        self.due.remove(&(at, Due::Entry(id)));
+        let turn = Turn {
+            detail: Some("not held: it runs already".into()),
+            ..Turn::new(EventKind::Created, time, Effect::Opened)
+        };
+        self.push(id, turn, now, out);
     }
 
     /// Those that waited for the init to be known.

@@ -1,16 +1,16 @@
 //! How lives end, and how they are forgotten.
 
 use super::lane::{Effect, Turn};
-use super::life::{Gate, Life, Role};
+use super::life::{Life, Role};
 use super::*;
 
 /// Ended lives that no runtime has deleted are remembered, so that a late `delete` is told with what is known; no more
 /// than this many.
 pub(super) const MOST_ENDED: usize = 1024;
 
-/// How long a container that its runtime has deleted may seem to live: without BPF the report of an end waits for its
-/// status.
-const UNSEEN: Duration = Duration::from_secs(1);
+/// How long something may be on its way that must come, if it was not missed: the end of a container that its runtime has
+/// deleted (without BPF it waits for its status), and the first program of one that is started.
+pub(super) const UNSEEN: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     /// A watched process has ended.
@@ -70,9 +70,9 @@ impl Lifecycle {
             out.push(Action::Unmark { life: id, by: None });
         }
         let deleting = life.deleting.take();
-        if life.gate == Gate::Refused {
+        if let Some(refusal) = life.refusal() {
             for (hold, _) in std::mem::take(&mut life.starts) {
-                self.answer(hold, Some(Refusal::default()), out);
+                self.answer(hold, Some(refusal), out);
             }
         }
         let turn = Turn { exit: Some(status), ..Turn::new(EventKind::Stopped, time, Effect::None) };
@@ -144,6 +144,9 @@ impl Lifecycle {
         let (key, previous) = (life.key.take(), life.previous.take());
         if let Some((_, at)) = life.deleting.take() {
             self.due.remove(&(at, Due::Deleted(id)));
+        }
+        if let Some((_, at)) = life.awaiting.take() {
+            self.due.remove(&(at, Due::Entry(id)));
         }
         let never = life.init.is_none();
         let meanwhile = life.meanwhile.take().filter(|_| never);

@@ -76,6 +76,10 @@ impl Lifecycle {
             self.carry_out(id, effect, None, now, out);
             return;
         }
+        if turn.kind != EventKind::Created {
+            // Whatever it is, it comes after that.
+            self.created_unheld(id, now, out);
+        }
         turn.token = self.new_token();
         if let Some((_, deadline)) = turn.held {
             // It runs from the kernel's report on, whenever the event's turn comes.
@@ -208,7 +212,7 @@ impl Lifecycle {
             format!("{} of container {:?}: {reason}", turn.kind, life.container.id),
         ));
         let (decision, refusal) = match choice {
-            Choice::Deny(_) => (Verdict::Deny, Some(Refusal::default())),
+            Choice::Deny(..) => (Verdict::Deny, Some(Refusal::default())),
             _ => (Verdict::Allow, None),
         };
         let held_for = now.saturating_duration_since(since);
@@ -221,7 +225,7 @@ impl Lifecycle {
     fn by_default(&self, reason: &str) -> Choice {
         match self.rules.on_timeout {
             OnTimeout::Allow => Choice::Allow,
-            OnTimeout::Deny => Choice::Deny(reason.to_owned()),
+            OnTimeout::Deny => Choice::Deny(reason.to_owned(), DenyError::default()),
         }
     }
 
@@ -251,14 +255,14 @@ impl Lifecycle {
         let mut decision = Verdict::Allow;
         match choice {
             Choice::Allow => {}
-            Choice::Deny(why) => {
+            Choice::Deny(why, error) => {
                 out.push(Action::Log(
                     Level::Info,
                     format!("{} of container {:?} is denied: {why}", event.kind, event.id),
                 ));
                 decision = Verdict::Deny;
                 reason = Some(why);
-                refusal = Some(Refusal::default());
+                refusal = Some(Refusal { error });
             }
             Choice::Change(config) if event.kind == EventKind::PreCreate => {
                 decision = Verdict::Change;
@@ -309,7 +313,12 @@ impl Lifecycle {
                 }
             }
             (Effect::Gate | Effect::Opened, None) => self.settle_gate(id, Gate::Open, now, out),
-            (Effect::Gate | Effect::Opened, Some(_)) => self.settle_gate(id, Gate::Refused, now, out),
+            (Effect::Gate | Effect::Opened, Some(refusal)) => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.refused = refusal;
+                }
+                self.settle_gate(id, Gate::Refused, now, out);
+            }
             (Effect::EntryCreated { hold, at, time, executable }, None) => {
                 self.settle_gate(id, Gate::Open, now, out);
                 self.entered(id, hold, at, time, executable, now, out);

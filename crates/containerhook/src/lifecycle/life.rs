@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::lane::Turn;
-use super::{Entry, Existing, HoldId, Key, LifeId, Token, Verb};
+use super::{Entry, Existing, HoldId, Key, LifeId, Refusal, Token, Verb};
 use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus};
 use crate::exit::Process;
 
@@ -43,6 +43,8 @@ pub(super) struct Life {
     pub(super) init: Option<Process>,
     pub(super) init_ended: bool,
     pub(super) gate: Gate,
+    /// How a start is denied, if it is.
+    pub(super) refused: Refusal,
     /// The `start`s that wait for the gate, and since when.
     pub(super) starts: Vec<(HoldId, Instant)>,
     /// A `start` went on though the gate was shut: nothing is held any more.
@@ -53,6 +55,8 @@ pub(super) struct Life {
     pub(super) unmarked: Option<String>,
     /// `Started` has had its moment.
     pub(super) entered: bool,
+    /// `Created` waits for the first program of an init that is known: since when, and until when.
+    pub(super) awaiting: Option<(SystemTime, Instant)>,
     /// When a `start` was seen that has not been told of.
     pub(super) start_seen: Option<SystemTime>,
     pub(super) exec: Option<Arc<ExecProcess>>,
@@ -83,12 +87,14 @@ impl Life {
             init: None,
             init_ended: false,
             gate: Gate::Shut,
+            refused: Refusal::default(),
             starts: Vec::new(),
             start_passed: false,
             parked: Vec::new(),
             marked: false,
             unmarked: None,
             entered: false,
+            awaiting: None,
             start_seen: None,
             exec: None,
             existing: false,
@@ -120,6 +126,11 @@ impl Life {
     /// The runtime that creates it has not ended.
     pub(super) fn creator_works(&self) -> bool {
         self.creating() && self.creator_ended.is_none()
+    }
+
+    /// The answer to a `start`, where it does not wait.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        (self.gate == Gate::Refused).then_some(self.refused)
     }
 
     /// Its first program is still to come.

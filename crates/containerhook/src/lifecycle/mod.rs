@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::Config;
 use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict};
 use crate::exit::Process;
-use crate::handler::{Choice, Decision};
+use crate::handler::{Choice, Decision, DenyError};
 use crate::notifier::OnTimeout;
 use crate::outlet::Level;
 
@@ -187,7 +187,9 @@ pub(crate) enum Input {
 
 /// An execution is to fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Refusal {}
+pub(crate) struct Refusal {
+    pub(crate) error: DenyError,
+}
 
 #[derive(Debug)]
 pub(crate) enum Action {
@@ -259,6 +261,8 @@ enum Due {
     Turn(LifeId, Token),
     /// A hold's last moment.
     Hold(HoldId),
+    /// The first program of a container that runs has not come.
+    Entry(LifeId),
     /// The end of a container that is deleted was not seen.
     Deleted(LifeId),
 }
@@ -336,7 +340,8 @@ impl Lifecycle {
 
     /// Containers that have not ended, and how many of them are being created.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let alive = self.lives.values().filter(|life| !life.init_ended && !life.over);
+        // Nobody will tell the end of what has been retired.
+        let alive = self.lives.values().filter(|life| !life.init_ended && !life.over && !life.retired);
         alive.fold((0, 0), |(all, creating), life| (all + 1, creating + usize::from(life.creating())))
     }
 
@@ -397,6 +402,7 @@ impl Lifecycle {
             match due {
                 Due::Turn(life, token) => self.turn_due(life, token, now, out),
                 Due::Hold(hold) => self.hold_expired(hold, now, out),
+                Due::Entry(life) => self.created_unheld(life, now, out),
                 Due::Deleted(life) => self.end_unseen(life, now, out),
             }
         }

@@ -21,6 +21,8 @@ pub(crate) mod watch;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,14 +99,42 @@ impl Binary {
     /// The executable of a process that turned out to be a runtime.
     pub(crate) fn of_process(pid: i32) -> Option<Self> {
         let theirs = PathBuf::from(format!("/proc/{pid}/root"));
-        let same = |other: &std::fs::Metadata, own: &std::fs::Metadata| {
-            use std::os::unix::fs::MetadataExt;
-            (other.dev(), other.ino()) == (own.dev(), own.ino())
-        };
-        let shared = same(&std::fs::metadata(&theirs).ok()?, &std::fs::metadata("/").ok()?);
+        let inode = |m: &std::fs::Metadata| Inode { dev: m.dev(), ino: m.ino() };
+        let shared = inode(&std::fs::metadata(&theirs).ok()?) == inode(&std::fs::metadata("/").ok()?);
         let root = if shared { Path::new("/") } else { &theirs };
-        let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        rediscover_one(root, &path, Source::Learned)
+        let exe = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        let link = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        // Runtimes execute themselves again from a mount that is nowhere ("/", crun), or from a copy in memory.
+        let copied = link.as_os_str().as_bytes().starts_with(b"/memfd:");
+        let is_it = |found: &Self| {
+            found.inode == inode(&exe)
+                || copied && std::fs::metadata(&found.host_path).is_ok_and(|file| file.len() == exe.len())
+        };
+        let named = Self::named_by_itself(pid);
+        let mut paths = std::iter::once(link).chain(named);
+        paths.find_map(|path| rediscover_one(root, &path, Source::Learned).filter(is_it))
+    }
+
+    /// Where a process's own argument 0 may point to.
+    fn named_by_itself(pid: i32) -> Vec<PathBuf> {
+        let proc = proc::Proc::of(Path::new("/"));
+        let Ok(pid) = u32::try_from(pid) else { return Vec::new() };
+        let Some(word) = proc.cmdline(pid).into_iter().next().filter(|word| !word.is_empty()) else {
+            return Vec::new();
+        };
+        if word.as_bytes().contains(&b'/') {
+            let cwd = proc.cwd(pid).unwrap_or_else(|| "/".into());
+            return vec![cwd.join(word)];
+        }
+        let mut environ = proc.environ(pid);
+        let path = environ.remove(std::ffi::OsStr::new("PATH"));
+        let folders: Vec<PathBuf> = match &path {
+            Some(path) => {
+                std::env::split_paths(path).filter(|folder| folder.is_absolute()).take(64).collect()
+            }
+            None => places::PATH.iter().map(PathBuf::from).collect(),
+        };
+        folders.into_iter().map(|folder| folder.join(&word)).collect()
     }
 
     /// Opened as O_PATH, and the same inode still. To be closed soon: it keeps its file system mounted.

@@ -53,7 +53,7 @@ pub(super) fn check(records: &[Record], told: &[ContainerEvent]) -> Result<()> {
                 );
                 (life.stage, life.pid) = (stage, event.pid());
             }
-            None if event.existing() || event.runtime().is_none() => {
+            None if event.existing() || event.runtime().is_none() || is_untold(event) => {
                 let Some(stage) = next(Stage::Unseen, event) else {
                     bail!("no first event: {}", record.to_json())
                 };
@@ -87,7 +87,7 @@ fn next(stage: Stage, event: &ContainerEvent) -> Option<Stage> {
     Some(match (event.kind(), stage) {
         (Kind::PreCreate, Unseen) => PreCreated,
         (Kind::Created, PreCreated) => Created,
-        (Kind::Created, Unseen) if event.existing() => Created,
+        (Kind::Created, Unseen) if event.existing() || is_untold(event) => Created,
         (Kind::Started, Created) => Started,
         (Kind::Stopped, Created | Started | Unseen) => Stopped,
         (Kind::Deleted, PreCreated | Stopped) => Deleted,
@@ -97,4 +97,9 @@ fn next(stage: Stage, event: &ContainerEvent) -> Option<Stage> {
         (Kind::Killed, Created | Started | Stopped) => stage,
         _ => return None,
     })
+}
+
+/// The first word on a container that no mark held.
+fn is_untold(event: &ContainerEvent) -> bool {
+    event.kind() == EventKind::Created && !event.held()
 }

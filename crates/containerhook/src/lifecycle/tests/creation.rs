@@ -367,6 +367,50 @@ fn a_detached_run_whose_init_shows_itself_before_it_is_found() {
 }
 
 #[test]
+fn a_detached_run_whose_init_is_found_before_it_shows_itself() {
+    let mut rig = Rig::new();
+    let life = rig.command("c", 10, Verb::Run { detach: true, keep: false });
+    rig.allow(life);
+    rig.finish_marked(life);
+    rig.end(10, EXITED);
+    rig.init_found(life, Init::Watched(process(11)));
+    assert_eq!(rig.given(life), ["pre-create!"], "its first program is still to come, and will be held");
+    let entry = rig.entry(11, &[1]);
+    assert_eq!((rig.allowed(entry), rig.given(life).last().unwrap().as_str()), (None, "created!"));
+    rig.allow_all();
+    rig.end(11, EXITED);
+    rig.delete("c", 12);
+    assert_eq!(
+        rig.told_of("c"),
+        ["pre-create allow", "created allow", "started allow", "stopped 0", "deleted"]
+    );
+    rig.assert_quiet();
+}
+
+#[test]
+fn a_detached_run_whose_first_program_was_missed() {
+    for ends in [true, false] {
+        let mut rig = Rig::new();
+        let life = rig.command("c", 10, Verb::Run { detach: true, keep: false });
+        rig.allow(life);
+        rig.finish_marked(life);
+        rig.end(10, EXITED);
+        rig.init_found(life, Init::Watched(process(11)));
+        if ends {
+            rig.end(11, EXITED);
+            rig.allow_all();
+        } else {
+            rig.pass(Duration::from_secs(2));
+            rig.allow_all();
+            rig.end(11, EXITED);
+        }
+        rig.delete("c", 12);
+        assert_eq!(rig.told_of("c"), ["pre-create allow", "created", "stopped 0", "deleted"]);
+        rig.assert_quiet();
+    }
+}
+
+#[test]
 fn a_detached_run_whose_init_is_not_below_its_runtime() {
     let mut rig = Rig::new();
     let verb = Verb::Run { detach: true, keep: false };
