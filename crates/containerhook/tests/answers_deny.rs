@@ -1,6 +1,6 @@
 //! A container is refused at each of the four points: what the engine's user sees, and that nothing is left behind.
 //!
-//! `docs/answers.md` is the table of what these tests show. runc and crun by themselves are in `deny.rs`.
+//! `docs/answers.md` is the table of what these tests show. runc and crun by themselves are in `deny.rs`, youki is here.
 
 #[path = "answers/mod.rs"]
 mod answers;
@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use containerhook::{ContainerEvent, EventKind, Record, Verdict};
 use support::{LIMIT, Listener, PATIENCE, only};
 use testkit::{
-    Containerd, Cri, Dockerd, Family, Output, Pod, Podman, Process, Runtime, need, unique_id, wait_until,
-    watchdog,
+    Bundle, Containerd, Cri, Dockerd, Family, Leftovers, Output, Pod, Podman, Process, Runtime, need,
+    unique_id, wait_until, watchdog,
 };
 
 use EventKind::{Created, Deleted, Exec, ExecStopped, Killed, PreCreate, Started, Stopped};
@@ -470,6 +470,80 @@ mod cri_with_runc {
         listener.wait_idle()?;
         listener.close()?;
         Ok(())
+    }
+}
+
+/// Without an engine.
+mod youki_by_itself {
+    use super::*;
+
+    fn refused(kind: EventKind, act: impl FnOnce(&Runtime, &Bundle) -> Result<()>) -> Result<()> {
+        let _dog = watchdog(LIMIT);
+        let runtime = Runtime::youki()?;
+        let (refuser, listener) = listen(&runtime)?;
+        refuser.refuse(Some(kind));
+        let script = format!("echo {RUNS}; exec sleep 1000");
+        let bundle = Bundle::builder(unique_id("refused")).script(&script).build()?;
+        act(&runtime, &bundle)?;
+        listener.wait_for("the refusal is told", |records| the_refused(records, kind))?;
+        if kind != PreCreate {
+            runtime.delete(bundle.id(), true)?;
+        }
+        ensure!(bundle.stdout().contains(RUNS) == (kind == Exec), "{}", bundle.stdout());
+        listener.wait_idle()?;
+        ensure!(runtime.containers().is_empty(), "{:?}", runtime.containers());
+        let left = || Leftovers::of(bundle.path());
+        wait_until("nothing is left", PATIENCE, || left().is_empty().then_some(()))
+            .with_context(|| left().to_string())?;
+        listener.close()?;
+        Ok(())
+    }
+
+    fn ensure_not_permitted<T>(result: Result<T>) -> Result<()> {
+        let error = format!("{:#}", result.err().context("it succeeded")?);
+        ensure!(error.contains("Operation not permitted"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn at_pre_create() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(PreCreate, |runtime, bundle| ensure_not_permitted(runtime.create(bundle)))
+    }
+
+    #[test]
+    fn at_created() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(Created, |runtime, bundle| {
+            let init = runtime.create(bundle)?;
+            ensure_not_permitted(runtime.start(bundle.id()))?;
+            ensure!(!init.is_alive(), "{init:?} lives");
+            Ok(())
+        })
+    }
+
+    /// The start may have succeeded by then.
+    #[test]
+    fn at_started() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(Started, |runtime, bundle| {
+            let init = runtime.create(bundle)?;
+            let _ = runtime.start(bundle.id());
+            wait_until("the init ends", PATIENCE, || (!init.is_alive()).then_some(()))
+        })
+    }
+
+    #[test]
+    fn at_exec() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(Exec, |runtime, bundle| {
+            let init = runtime.create(bundle)?;
+            runtime.start(bundle.id())?;
+            wait_until("it runs", PATIENCE, || bundle.stdout().contains(RUNS).then_some(()))?;
+            ensure_not_permitted(runtime.exec(bundle.id(), &["/bin/true"]))?;
+            ensure!(init.is_alive(), "the container goes on");
+            Ok(())
+        })
     }
 }
 
