@@ -20,8 +20,9 @@ typedef long long s64;
 
 /*
  * Each program at a tracepoint exists twice. Since 6.2 the kernel skips a program on a processor where a run of the same
- * program is under way (05b24ff9b2cf), and where tracepoints may be preempted [seen: 7.2] that happens: a task is preempted
- * inside the program, and another one comes by. It misses that program, and finds the twin free.
+ * program is under way (05b24ff9b2cf), and where tracepoints may be preempted that happens: a task is preempted inside the
+ * program, and another one comes by. It misses that program, and finds the twin free. [seen: 7.2, preempt=full, two busy
+ * processors: up to 30 skipped runs of the first in 80 exits under test, none of the twin.]
  */
 
 /* The form in which BTF describes a map: an integer as the size of an array. */

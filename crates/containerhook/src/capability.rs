@@ -48,7 +48,7 @@ pub struct Capability {
     pub remedy: Option<String>,
 }
 
-/// What this host supports: see [`supported`](crate::supported).
+/// What this host supports: see [`supported`].
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Support {

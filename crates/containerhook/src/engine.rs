@@ -3,7 +3,7 @@
 //! Every turn of its loop: read what the kernel holds, *then* what has ended, and settle the ends first. So a pid that
 //! is used again is never taken for the process that had it before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -162,6 +162,8 @@ struct Engine {
     holds: HashMap<HoldId, Held>,
     /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
     stops: HashMap<Process, LifeId>,
+    /// Inits that were ended as their container was refused.
+    killed: HashSet<Process>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     runtimes: HashMap<InodeId, Marked>,
@@ -305,6 +307,7 @@ impl Engine {
             log,
             holds: HashMap::new(),
             stops: HashMap::new(),
+            killed: HashSet::new(),
             reading: VecDeque::new(),
             runtimes: HashMap::new(),
             creations: HashMap::new(),
@@ -447,7 +450,11 @@ impl Engine {
             for Ended { process, status, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
-                self.apply(Input::Ended { process, status, time });
+                if self.killed.remove(&process) {
+                    self.workers.submit(Job::UntilReaped { process, status, time });
+                } else {
+                    self.apply(Input::Ended { process, status, time });
+                }
             }
             self.bell.bell.silence();
             while let Ok(message) = self.inbox.try_recv() {
@@ -692,8 +699,8 @@ impl Engine {
                 }
                 self.apply(Input::Untold(untold));
             }
-            Outcome::Ended { process, time } => {
-                self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
+            Outcome::Ended { process, status, time } => {
+                self.apply(Input::Ended { process, status, time });
             }
             Outcome::Existing { found, strangers } => {
                 self.looks -= 1;
@@ -751,8 +758,12 @@ impl Engine {
                     }
                 }
                 Action::Watch(process) => self.watch(process),
-                Action::Unwatch(process) => self.exits.unwatch(process),
+                Action::Unwatch(process) => {
+                    self.killed.remove(&process);
+                    self.exits.unwatch(process);
+                }
                 Action::Kill(process) => {
+                    self.killed.insert(process);
                     if let Err(error) = self.exits.kill(process, libc::SIGKILL) {
                         self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
                     }
@@ -860,7 +871,8 @@ impl Engine {
     }
 
     fn ended_already(&mut self, process: Process) {
-        self.bell.post(Message::Worked(Outcome::Ended { process, time: SystemTime::now() }));
+        let (status, time) = (ExitStatus::UNKNOWN, SystemTime::now());
+        self.bell.post(Message::Worked(Outcome::Ended { process, status, time }));
     }
 
     fn unmark(&mut self, life: LifeId, by: Option<HoldId>) {

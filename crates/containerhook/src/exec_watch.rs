@@ -9,8 +9,12 @@
 //!
 //! # Known problems
 //!
-//! A container's processes are not stopped where their executable's name is one of a runtime's re-execution *and* they
-//! share their pid namespace with the runtime. A stop outlives its listener, and the listener's [`Guardian`] ends it.
+//! - A stop outlives its listener; the listener's [`Guardian`] then ends it. Every [`Seen`] with `stopped_for` has to be
+//!   continued, also one that comes after its [`release`](ExecWatch::release).
+//! - A hook that runs inside a container whose init has not executed anything yet looks like bubblewrap's first program (crun's
+//!   `createContainer` hooks): it is told, with the container's own init as `init` and the runtime among its ancestors.
+//! - A container that shares its pid namespace with its runtime and whose entrypoint has the name of a re-execution
+//!   (`/proc/self/exe`, `/dev/fd/N`) is not stopped.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

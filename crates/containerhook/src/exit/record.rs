@@ -95,6 +95,14 @@ impl Records {
         self.program.both_missed() || overflowed
     }
 
+    /// Everything there is to know of a process that is not reported.
+    #[cfg(test)]
+    pub(super) fn explain(&mut self, process: Process) -> String {
+        let entry = self.watched.get(&(process.pid as u32), 0);
+        let misses = (self.program.both_missed(), self.program.missed());
+        format!("entry {entry:?}, unsent {:?}, skipped {misses:?}", self.unsent.get(&0, 0))
+    }
+
     #[cfg(test)]
     pub(super) fn skipped_runs(&self) -> [u64; 2] {
         self.program.missed()

@@ -84,7 +84,7 @@ impl Proc {
 
     /// The wait status of a process that is dead and not yet reaped, where the kernel shows it to us.
     ///
-    /// Before "exit: Use the correct exit_code in /proc/<pid>/stat" (January 2022; 5.10 is without it) it is the leader's
+    /// Before "exit: Use the correct `exit_code` in ``/proc/PID/stat``" (January 2022; 5.10 is without it) it is the leader's
     /// own, which differs where the leader left before the other threads.
     pub(super) fn exit_status(&self, stat: &Stat) -> Option<i32> {
         // Not permitted is shown as 0, which is not to be taken for a success.

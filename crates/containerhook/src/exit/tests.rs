@@ -199,8 +199,8 @@ fn collect(exits: &mut Exits, count: usize) -> Vec<Ended> {
                 .iter()
                 .map(|(&pid, watched)| {
                     let process = Process { pid, start_time: watched.start_time };
-                    let left_behind = exits.records.as_ref().map(|records| records.left_behind(process));
-                    (process, watched.pidfd.is_some(), exits.proc.stat(pid), left_behind)
+                    let entry = exits.records.as_mut().map(|records| records.explain(process));
+                    (process, watched.pidfd.is_some(), exits.proc.stat(pid), entry)
                 })
                 .collect();
             panic!("{} of {count} reported, missing {missing:?}", out.len());

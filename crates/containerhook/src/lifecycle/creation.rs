@@ -80,7 +80,7 @@ impl Lifecycle {
         life.key = Some(command.key.clone());
         self.lives.insert(id, life);
         self.keys.insert(command.key, id);
-        self.watch(command.process, id, Role::Creator, out);
+        let creator = command.process;
         let deadline = command.at + self.rules.deadline(EventKind::PreCreate);
         if command.held {
             self.keep(command.hold, id, HoldOf::Create, deadline);
@@ -96,6 +96,8 @@ impl Lifecycle {
         } else {
             self.finish(id, None, out);
         }
+        // Last: the engine looks at the process, which is held, while a handler or a worker is at it already.
+        self.watch(creator, id, Role::Creator, out);
     }
 
     pub(super) fn finish(&mut self, id: LifeId, change: Option<Config>, out: &mut Vec<Action>) {

@@ -340,7 +340,8 @@ impl Lifecycle {
 
     /// Containers that have not ended, and how many of them are being created.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let alive = self.lives.values().filter(|life| !life.init_ended && !life.over);
+        // Nobody will tell the end of what has been retired.
+        let alive = self.lives.values().filter(|life| !life.init_ended && !life.over && !life.retired);
         alive.fold((0, 0), |(all, creating), life| (all + 1, creating + usize::from(life.creating())))
     }
 
