@@ -42,6 +42,9 @@ const WORKERS_FOR_ANYBODY: usize = 16;
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
 
+/// How soon what could not be watched is tried again.
+const WATCH_AGAIN: Duration = Duration::from_millis(50);
+
 /// How long a worker may take to read a held execution before it is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -179,6 +182,9 @@ struct Engine {
     execs: HashMap<Process, Arc<Creation>>,
     entries: HashMap<InodeId, Vec<LifeId>>,
     entry_marks: HashMap<LifeId, (Mark, PathBuf)>,
+    /// Processes whose end is to be reported and that could not be watched: no descriptor was left.
+    unwatched: Vec<Process>,
+    watch_again_at: Instant,
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
@@ -333,6 +339,8 @@ impl Engine {
             execs: HashMap::new(),
             entries: HashMap::new(),
             entry_marks: HashMap::new(),
+            unwatched: Vec::new(),
+            watch_again_at: Instant::now(),
             names: VecDeque::new(),
             search,
             looks: 0,
@@ -449,6 +457,7 @@ impl Engine {
                 self.exits.next_deadline(),
                 self.reading.front().map(|(at, _)| *at),
                 self.doubts.front().map(|doubt| doubt.until),
+                self.unwatched.first().map(|_| self.watch_again_at),
             ];
             self.poll.wait(due.into_iter().flatten().min());
             if let Err(error) = self.group.read(&mut events) {
@@ -483,6 +492,7 @@ impl Engine {
             }
             let now = Instant::now();
             self.give_up(now);
+            self.watch_again(now);
             self.lifecycle.tick(now, &mut self.actions);
             self.act();
         }
@@ -915,35 +925,63 @@ impl Engine {
 
     /// Watches a process that a file named.
     fn watch_found(&mut self, process: Process) -> Init {
-        match self.exits.watch(process.pid) {
-            Ok(watched) if watched == process => Init::Watched(process),
-            // Its pid is another's by now.
-            Ok(other) => {
-                self.exits.unwatch(other);
-                Init::Ended(process, ExitStatus::UNKNOWN)
-            }
-            Err(WatchError::Gone) => Init::Ended(process, ExitStatus::UNKNOWN),
-            Err(error) => {
-                let line = format!("the end of process {} will not be seen: {error}", process.pid);
-                self.log.log(Level::Warn, line);
-                Init::Watched(process)
-            }
+        if self.watch_exit(process) {
+            Init::Watched(process)
+        } else {
+            Init::Ended(process, ExitStatus::UNKNOWN)
         }
     }
 
     fn watch(&mut self, process: Process) {
-        match self.exits.watch(process.pid) {
-            Ok(watched) if watched == process => {}
-            Ok(other) => {
-                self.exits.unwatch(other);
-                self.ended_already(process);
+        if !self.watch_exit(process) {
+            self.ended_already(process);
+        }
+    }
+
+    /// Is the process there, so that its end will be reported?
+    fn watch_exit(&mut self, process: Process) -> bool {
+        self.try_watch(process).unwrap_or_else(|error| {
+            let line = format!("the end of process {} cannot be watched yet: {error}", process.pid);
+            self.log.log(Level::Warn, line);
+            if self.unwatched.is_empty() {
+                self.watch_again_at = Instant::now() + WATCH_AGAIN;
             }
-            Err(WatchError::Gone) => self.ended_already(process),
-            Err(error) => {
-                let line = format!("the end of process {} will not be seen: {error}", process.pid);
-                self.log.log(Level::Warn, line);
+            self.unwatched.push(process);
+            true
+        })
+    }
+
+    fn try_watch(&mut self, process: Process) -> Result<bool, WatchError> {
+        match self.exits.watch(process.pid) {
+            Ok(watched) if watched == process => Ok(true),
+            Ok(other) => {
+                // Its pid is another's by now, which may be watched for its own sake.
+                if !self.lifecycle.watches(other) {
+                    self.exits.unwatch(other);
+                }
+                Ok(false)
+            }
+            Err(WatchError::Gone) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tries again what the kernel refused.
+    fn watch_again(&mut self, now: Instant) {
+        if self.unwatched.is_empty() || self.watch_again_at > now {
+            return;
+        }
+        for process in std::mem::take(&mut self.unwatched) {
+            if !self.lifecycle.watches(process) {
+                continue;
+            }
+            match self.try_watch(process) {
+                Ok(true) => {}
+                Ok(false) => self.ended_already(process),
+                Err(_) => self.unwatched.push(process),
             }
         }
+        self.watch_again_at = now + WATCH_AGAIN;
     }
 
     fn ended_already(&mut self, process: Process) {

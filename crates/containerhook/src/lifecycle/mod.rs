@@ -380,6 +380,11 @@ impl Lifecycle {
         self.processes.of_pid(pid).filter(|(_, roles)| runtime(roles)).last().map(|(process, _)| process)
     }
 
+    /// Is its end waited for?
+    pub(crate) fn watches(&self, process: Process) -> bool {
+        self.processes.contains(process)
+    }
+
     /// The configuration by which the entrypoint of a created container is to be marked, if it is not.
     pub(crate) fn wants_mark(&self, life: LifeId) -> Option<Config> {
         let life = self.lives.get(&life).filter(|life| !life.marked && life.verb == Verb::Create)?;
