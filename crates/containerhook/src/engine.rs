@@ -612,6 +612,11 @@ impl Engine {
             Outcome::NotTrusted(job) => {
                 self.workers.anybody.submit(job);
             }
+            Outcome::Lost { hold, why, time } => {
+                self.read(hold);
+                self.holds.remove(&hold);
+                self.apply(Input::Lost { why, time });
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
                 if let Some(held) = self.holds.remove(&hold) {
