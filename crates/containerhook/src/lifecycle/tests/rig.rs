@@ -9,12 +9,15 @@ pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), signal: None, 
 pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), signal: None, oom_killed: None };
 pub(super) const KILLED: ExitStatus = ExitStatus { code: None, signal: Some(9), oom_killed: None };
 
+/// When, and by which denial.
+type Answered = (Instant, Option<Refusal>);
+
 pub(super) struct Rig {
     pub(super) lifecycle: Lifecycle,
     pub(super) now: Instant,
     begun: Instant,
-    /// Holds, with when they began and how they were answered: when, and by which denial.
-    holds: HashMap<HoldId, (Instant, Option<(Instant, Option<Refusal>)>)>,
+    /// Holds, with when they began and how they were answered.
+    holds: HashMap<HoldId, (Instant, Option<Answered>)>,
     /// What handlers have been given and has not been settled.
     pub(super) open: Vec<(LifeId, Token, Arc<ContainerEvent>)>,
     /// All that handlers have been given.
