@@ -16,7 +16,7 @@ use fanotify::{Class, Event, Group, InodeId, Mark, PermissionEvent};
 use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
-use crate::event::ExitStatus;
+use crate::event::{EventKind, ExitStatus};
 use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
@@ -45,7 +45,7 @@ const MOST_NAMES: usize = 4096;
 /// How soon what could not be watched is tried again.
 const WATCH_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long a worker may take to read a held execution before it is let go.
+/// How long a worker may take to read a held execution before it is let go, at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long an end waits for what its cgroup has counted.
@@ -176,6 +176,8 @@ struct Engine {
     doubts: VecDeque<Doubt>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
+    /// How long reading one may take.
+    patience: Duration,
     runtimes: HashMap<InodeId, Marked>,
     creations: HashMap<LifeId, Arc<Creation>>,
     /// What is kept of a detached `exec` until its process's pid is known, by the runtime's process.
@@ -310,6 +312,10 @@ impl Engine {
             engines: settings.discover,
         };
         let exit_backend = exits.backend().into();
+        // What is held is read within its deadline, whatever it will turn out to be.
+        let held = [EventKind::PreCreate, EventKind::Created, EventKind::Started, EventKind::Exec];
+        let deadline = |kind| settings.deadlines.get(kind).copied().unwrap_or(settings.deadline);
+        let patience = held.iter().map(deadline).fold(PATIENCE, Duration::min);
         let rules = Rules {
             told: settings.told,
             deadlines: settings.deadlines,
@@ -334,6 +340,7 @@ impl Engine {
             killed: HashSet::new(),
             doubts: VecDeque::new(),
             reading: VecDeque::new(),
+            patience,
             runtimes: HashMap::new(),
             creations: HashMap::new(),
             execs: HashMap::new(),
@@ -575,7 +582,7 @@ impl Engine {
             return;
         };
         self.holds.insert(hold, Held::Exec(event));
-        self.reading.push_back((at + PATIENCE, hold));
+        self.reading.push_back((at + self.patience, hold));
         self.workers.submit(job);
     }
 
@@ -659,6 +666,11 @@ impl Engine {
         match outcome {
             Outcome::NotTrusted(job) => {
                 self.workers.anybody.submit(job);
+            }
+            Outcome::Lost { hold, why, time } => {
+                self.read(hold);
+                self.holds.remove(&hold);
+                self.apply(Input::Lost { why, time });
             }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
@@ -892,7 +904,7 @@ impl Engine {
         };
         let hold = self.lifecycle.new_id();
         self.holds.insert(hold, held);
-        self.reading.push_back((at + PATIENCE, hold));
+        self.reading.push_back((at + self.patience, hold));
         let (candidates, executable) = (vec![life], Some(filename));
         self.workers.submit(Job::Entry {
             hold,

@@ -84,6 +84,12 @@ pub(crate) enum Outcome {
         hold: HoldId,
         why: Option<(Level, String)>,
     },
+    /// It may be something to tell, and what is not known.
+    Lost {
+        hold: HoldId,
+        why: String,
+        time: SystemTime,
+    },
     /// conmon is about to run a runtime for this container.
     Monitor {
         hold: HoldId,
@@ -249,10 +255,11 @@ impl Worker {
                 Some(Outcome::NotTrusted(job))
             }
             Job::Command { hold, tid, binary, at, time } => {
-                Some(self.command(hold, tid, capture::capture(tid), &binary, at, time))
+                let record = with_descriptors(|| capture::capture(tid));
+                Some(self.command(hold, tid, record, &binary, at, time))
             }
             Job::Passed { life, tid, binary, at, time } => {
-                let record = capture::passed(tid, Some(inode_of(&binary)));
+                let record = with_descriptors(|| capture::passed(tid, Some(inode_of(&binary))));
                 Some(self.command(life, tid, record, &binary, at, time))
             }
             Job::Entry { hold, tid, stopped, candidates, executable, at, time } => {
@@ -322,12 +329,11 @@ impl Worker {
     ) -> Outcome {
         let record = match record {
             Ok(record) => record,
+            Err(CaptureError::Gone) => return Outcome::Passed { hold, why: None },
             Err(error) => {
-                let why = format!(
-                    "an execution of {} by task {tid} could not be read: {error}",
-                    binary.path.display()
-                );
-                return Outcome::Passed { hold, why: Some((Level::Info, why)) };
+                let path = binary.path.display();
+                let why = format!("an execution of {path} by task {tid} could not be read: {error}");
+                return Outcome::Lost { hold, why, time };
             }
         };
         let family = match binary.role {
@@ -651,6 +657,22 @@ fn until_reaped(process: Process) {
         && Instant::now() < end
     {
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Tries for a while to get the descriptors that reading takes: what else is held gives some back.
+fn with_descriptors<T>(mut read: impl FnMut() -> Result<T, CaptureError>) -> Result<T, CaptureError> {
+    let until = Instant::now() + Duration::from_secs(1);
+    loop {
+        match read() {
+            Err(CaptureError::Io(_, error))
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+                    && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            read => return read,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod support;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -373,6 +373,9 @@ fn a_listener_without_descriptors() -> Result<()> {
     all_ran(&ran)?;
     bounded(longest)?;
     told_the_truth(&listener, &ran)?;
+    // What could not be read is not passed over in silence.
+    let (told, lost) = (listener.told(EventKind::PreCreate), listener.told(EventKind::Lost));
+    ensure!(told == COUNT || lost > 0, "{told} of {COUNT} were told, and none is said to be lost");
     // It listens still.
     let (ran, _) = Storm::new(&runtime)?.rages(|| Ok(()))?;
     all_ran(&ran)?;
@@ -412,6 +415,9 @@ fn a_handler_that_never_returns() -> Result<()> {
             OnTimeout::Deny => ensure!(ran.iter().all(|ran| ran.came_to == Err(libc::EPERM)), "{ran:#?}"),
             _ => all_ran(&ran)?,
         }
+        // Where the kernel does not say what a process waits for, the records alone speak.
+        let seen = Process::me().waits_in().is_some() || longest > Duration::ZERO;
+        ensure!(!seen || longest > DEADLINE / 2, "nobody was seen to wait: {longest:?}");
         bounded(longest)?;
         told_the_truth(&listener, &ran)?;
         is_free(&runtime)?;
@@ -469,7 +475,8 @@ fn a_listener_that_runs_out_of_memory() -> Result<()> {
         unsafe { command.pre_exec(move || fs::write(&procs, "0")) };
     })?;
     let (ran, longest) = Storm::new(&runtime)?.rages(|| {
-        wait_until("it is out of memory", PATIENCE, || listener.task.try_wait().ok().flatten())?;
+        let end = wait_until("it is out of memory", PATIENCE, || listener.task.try_wait().ok().flatten())?;
+        ensure!(end.status.signal() == Some(libc::SIGKILL), "{end:?}");
         Ok(())
     })?;
     all_ran(&ran)?;

@@ -202,6 +202,11 @@ pub(crate) enum Input {
     Overflow {
         time: SystemTime,
     },
+    /// A runtime's execution could not be read, and whatever it was for will not be told.
+    Lost {
+        why: String,
+        time: SystemTime,
+    },
 }
 
 /// An execution is to fail.
@@ -419,6 +424,11 @@ impl Lifecycle {
             Input::Existing(existing) => self.existing(*existing, now, out),
             Input::Ran { init, ancestors, time } => self.ran(init, &ancestors, time, now, out),
             Input::Untold(untold) => self.untold(*untold, now, out),
+            Input::Lost { why, time } => {
+                out.push(Action::Log(Level::Warn, why.clone()));
+                let event = new_event(EventKind::Lost, time, Arc::default(), None, None);
+                self.announce(ContainerEvent { detail: Some(why), ..event }, now, out);
+            }
             Input::Overflow { time } => {
                 out.push(Action::Log(
                     Level::Warn,

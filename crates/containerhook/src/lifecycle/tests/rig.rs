@@ -9,12 +9,15 @@ pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), ..ExitStatus::
 pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), ..ExitStatus::UNKNOWN };
 pub(super) const KILLED: ExitStatus = ExitStatus { signal: Some(9), ..ExitStatus::UNKNOWN };
 
+/// When, and by which denial.
+type Answered = (Instant, Option<Refusal>);
+
 pub(super) struct Rig {
     pub(super) lifecycle: Lifecycle,
     pub(super) now: Instant,
     begun: Instant,
-    /// Holds, with when they began and how they were answered: when, and by which denial.
-    holds: HashMap<HoldId, (Instant, Option<(Instant, Option<Refusal>)>)>,
+    /// Holds, with when they began and how they were answered.
+    holds: HashMap<HoldId, (Instant, Option<Answered>)>,
     /// What handlers have been given and has not been settled.
     pub(super) open: Vec<(LifeId, Token, Arc<ContainerEvent>)>,
     /// All that handlers have been given.
