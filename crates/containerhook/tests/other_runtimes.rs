@@ -77,10 +77,8 @@ fn youki_by_run() -> Result<()> {
 /// What runs in a gVisor sandbox is never executed by the host: its start can be told, and not held.
 #[test]
 fn runsc_by_create_and_start() -> Result<()> {
-    need!(Root, Busybox);
-    let Some(installed) = find_program("runsc") else {
-        skip!("runsc is not installed; `apt-get install --no-install-recommends runsc`")
-    };
+    need!(Root, Busybox, Runsc);
+    let installed = find_program("runsc").context("no runsc")?;
     let _dog = watchdog(LIMIT);
     let scratch = Scratch::new()?;
     let program = scratch.join("runsc");

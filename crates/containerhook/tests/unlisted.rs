@@ -219,10 +219,8 @@ fn of_another_kind(command: &mut Command, runtime: &str, id: impl Fn(u32) -> Str
 
 #[test]
 fn lxc() -> Result<()> {
-    need!(Root, Busybox, Runc);
-    let Some(program) = find_program("lxc-execute") else {
-        skip!("lxc-execute is not installed; `apt-get install --no-install-recommends lxc`")
-    };
+    need!(Root, Busybox, Runc, Lxc);
+    let program = find_program("lxc-execute").context("no lxc-execute")?;
     let _dog = watchdog(LIMIT);
     let scratch = Scratch::new()?;
     let name = unique_id("lxc");
@@ -276,10 +274,8 @@ fn systemd_nspawn() -> Result<()> {
 
 #[test]
 fn bubblewrap() -> Result<()> {
-    need!(Root, Busybox, Runc);
-    let Some(program) = find_program("bwrap") else {
-        skip!("bwrap is not installed; `apt-get install --no-install-recommends bubblewrap`")
-    };
+    need!(Root, Busybox, Runc, Bubblewrap);
+    let program = find_program("bwrap").context("no bwrap")?;
     let _dog = watchdog(LIMIT);
     let rootfs = Rootfs::busybox()?;
     let mut command = Command::new(program);

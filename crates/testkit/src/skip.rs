@@ -31,6 +31,12 @@ pub enum Need {
     Buildah,
     /// A terminal without a person.
     Tmux,
+    /// lxc, not lxd.
+    Lxc,
+    /// bubblewrap.
+    Bubblewrap,
+    /// gVisor.
+    Runsc,
 }
 
 impl Need {
@@ -50,6 +56,9 @@ impl Need {
             Self::PodmanRootless => "podman-rootless",
             Self::Buildah => "buildah",
             Self::Tmux => "tmux",
+            Self::Lxc => "lxc",
+            Self::Bubblewrap => "bubblewrap",
+            Self::Runsc => "runsc",
         }
     }
 
@@ -80,6 +89,9 @@ impl Need {
             }
             Self::Buildah => &[("buildah", "buildah")],
             Self::Tmux => &[("tmux", "tmux")],
+            Self::Lxc => &[("lxc-execute", "lxc")],
+            Self::Bubblewrap => &[("bwrap", "bubblewrap")],
+            Self::Runsc => &[("runsc", "runsc")],
         };
         let (program, package) = programs.iter().find(|(program, _)| find_program(program).is_none())?;
         Some(format!("{program} is not installed; `apt-get install --no-install-recommends {package}`"))
