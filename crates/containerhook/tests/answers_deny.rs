@@ -646,3 +646,8 @@ refusals! {
         exec: Seen(&[(255, &["conmon"])]),
     }
 }
+
+#[test]
+fn the_table_names_tests_that_exist() -> Result<()> {
+    answers::ensure_documented("answers_deny")
+}
