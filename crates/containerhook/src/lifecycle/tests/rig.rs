@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::super::*;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
-pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), signal: None, oom_killed: None };
-pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), signal: None, oom_killed: None };
-pub(super) const KILLED: ExitStatus = ExitStatus { code: None, signal: Some(9), oom_killed: None };
+pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), ..ExitStatus::UNKNOWN };
+pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), ..ExitStatus::UNKNOWN };
+pub(super) const KILLED: ExitStatus = ExitStatus { signal: Some(9), ..ExitStatus::UNKNOWN };
 
 pub(super) struct Rig {
     pub(super) lifecycle: Lifecycle,
@@ -24,6 +24,7 @@ pub(super) struct Rig {
     pub(super) killed: Vec<Process>,
     pub(super) finishing: Vec<(LifeId, Option<Config>, bool)>,
     pub(super) finding: Vec<LifeId>,
+    pub(super) execs: Vec<Process>,
     pub(super) marks: HashSet<LifeId>,
     pub(super) creations: HashSet<LifeId>,
     pub(super) logs: Vec<String>,
@@ -83,6 +84,7 @@ impl Rig {
             killed: Vec::new(),
             finishing: Vec::new(),
             finding: Vec::new(),
+            execs: Vec::new(),
             marks: HashSet::new(),
             creations: HashSet::new(),
             logs: Vec::new(),
@@ -150,6 +152,8 @@ impl Rig {
                 Action::Unwatch(process) => {
                     assert!(self.watched.remove(&process), "{process:?} was not watched");
                 }
+                Action::Learn(_) => {}
+                Action::FindExec { runtime, .. } => self.execs.push(runtime),
                 Action::Kill(process) => self.killed.push(process),
                 Action::Unmark { life, .. } => {
                     self.marks.remove(&life);
@@ -193,6 +197,7 @@ impl Rig {
             verb,
             key: key(id),
             container: Container { id: id.into(), ..Container::default() },
+            asked: None,
             detail: None,
             held,
         };
