@@ -646,18 +646,25 @@ pub(crate) fn inode_of(binary: &Binary) -> InodeId {
 /// How long the parent of an init may take to reap it; there are some that never do.
 const UNTIL_REAPED: Duration = Duration::from_secs(1);
 
-/// Waits until a process that has ended is no zombie any more.
+/// How long a parent may take to note what it has reaped.
+const UNTIL_NOTED: Duration = Duration::from_millis(100);
+
+/// Waits until the parent of a process that has ended knows of it.
 ///
-/// A process's end is known before its parent is told of it. Where `start` fails before containerd's shim has reaped the
-/// init, `ctr run` asks the shim, hears that the task still is "created", and leaves it there for good.
+/// A process's end is known here before its parent is told. Where `start` fails before containerd's shim has noted the end of
+/// the init, `ctr run` asks the shim, hears that the task still is "created", and leaves it there for good. The shim
+/// notes it on another thread than the one that reaps, a moment later, and gives no sign of it: on a loaded host one refusal in
+/// fifty came too early. So a refusal takes its time.
 fn until_reaped(process: Process) {
     let end = Instant::now() + UNTIL_REAPED;
     // A pidfd tells of this since Linux 6.9 only (by POLLHUP).
-    while proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
-        && Instant::now() < end
-    {
+    while proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time) {
+        if Instant::now() >= end {
+            return;
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
+    std::thread::sleep(UNTIL_NOTED);
 }
 
 /// Tries for a while to get the descriptors that reading takes: what else is held gives some back.

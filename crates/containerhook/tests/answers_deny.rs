@@ -233,6 +233,10 @@ fn refused_at_exec(engine: &dyn Engine, runtime: &Runtime, seen: &Seen) -> Resul
     let (refuser, listener) = listen(runtime)?;
     let name = unique_id("stays");
     engine.begin(&name)?;
+    // The engine says that it runs a moment before its first instruction is told.
+    listener.wait_for("it has started", |records| {
+        records.iter().any(|record| record.event.kind() == Started).then_some(())
+    })?;
     ensure!(engine.exec(&name, &["/bin/echo", "first"])?.ok()?.stdout == "first\n");
     let places = engine.places()?;
     let id = listener.records()[0].event.id().to_owned();
@@ -645,4 +649,9 @@ refusals! {
         started: Seen(&[(255, &[])]),
         exec: Seen(&[(255, &["conmon"])]),
     }
+}
+
+#[test]
+fn the_table_names_tests_that_exist() -> Result<()> {
+    answers::ensure_documented("answers_deny")
 }
