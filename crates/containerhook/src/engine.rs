@@ -16,11 +16,13 @@ use fanotify::{Class, Event, Group, InodeId, Mark, PermissionEvent};
 use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
-use crate::event::ExitStatus;
+use crate::event::{EventKind, ExitStatus};
 use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
-use crate::lifecycle::{Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token};
+use crate::lifecycle::{
+    Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token, Verb,
+};
 use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
@@ -29,7 +31,7 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
+use crate::work::{Creation, Found, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
@@ -40,8 +42,14 @@ const WORKERS_FOR_ANYBODY: usize = 16;
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
 
-/// How long a worker may take to read a held execution before it is let go.
+/// How soon what could not be watched is tried again.
+const WATCH_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a worker may take to read a held execution before it is let go, at most.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an end waits for what its cgroup has counted.
+const COUNTING: Duration = Duration::from_millis(100);
 
 pub(crate) enum Command {
     WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
@@ -164,12 +172,21 @@ struct Engine {
     stops: HashMap<Process, LifeId>,
     /// Inits that were ended as their container was refused.
     killed: HashSet<Process>,
+    /// Ends by SIGKILL whose reason is being asked for, oldest first.
+    doubts: VecDeque<Doubt>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
+    /// How long reading one may take.
+    patience: Duration,
     runtimes: HashMap<InodeId, Marked>,
     creations: HashMap<LifeId, Arc<Creation>>,
+    /// What is kept of a detached `exec` until its process's pid is known, by the runtime's process.
+    execs: HashMap<Process, Arc<Creation>>,
     entries: HashMap<InodeId, Vec<LifeId>>,
     entry_marks: HashMap<LifeId, (Mark, PathBuf)>,
+    /// Processes whose end is to be reported and that could not be watched: no descriptor was left.
+    unwatched: Vec<Process>,
+    watch_again_at: Instant,
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
@@ -204,6 +221,14 @@ enum Held {
     Exec(PermissionEvent),
     /// After its exec, by a signal.
     Stopped { init: Process, runtime: Process },
+}
+
+/// The end of an init of which it is not known yet whether the kernel killed it.
+struct Doubt {
+    until: Instant,
+    process: Process,
+    status: ExitStatus,
+    time: SystemTime,
 }
 
 struct Marked {
@@ -263,7 +288,8 @@ impl Engine {
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
         let pool = |name, ward, most| {
-            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let worker =
+                Worker { group: Arc::downgrade(&group), user_ns, host_root: settings.host_root.clone() };
             let post = Arc::clone(&mailbox);
             let work = move |_, job| {
                 if let Some(outcome) = worker.run(job, ward) {
@@ -286,6 +312,10 @@ impl Engine {
             engines: settings.discover,
         };
         let exit_backend = exits.backend().into();
+        // What is held is read within its deadline, whatever it will turn out to be.
+        let held = [EventKind::PreCreate, EventKind::Created, EventKind::Started, EventKind::Exec];
+        let deadline = |kind| settings.deadlines.get(kind).copied().unwrap_or(settings.deadline);
+        let patience = held.iter().map(deadline).fold(PATIENCE, Duration::min);
         let rules = Rules {
             told: settings.told,
             deadlines: settings.deadlines,
@@ -308,11 +338,16 @@ impl Engine {
             holds: HashMap::new(),
             stops: HashMap::new(),
             killed: HashSet::new(),
+            doubts: VecDeque::new(),
             reading: VecDeque::new(),
+            patience,
             runtimes: HashMap::new(),
             creations: HashMap::new(),
+            execs: HashMap::new(),
             entries: HashMap::new(),
             entry_marks: HashMap::new(),
+            unwatched: Vec::new(),
+            watch_again_at: Instant::now(),
             names: VecDeque::new(),
             search,
             looks: 0,
@@ -428,6 +463,8 @@ impl Engine {
                 self.lifecycle.next_due(),
                 self.exits.next_deadline(),
                 self.reading.front().map(|(at, _)| *at),
+                self.doubts.front().map(|doubt| doubt.until),
+                self.unwatched.first().map(|_| self.watch_again_at),
             ];
             self.poll.wait(due.into_iter().flatten().min());
             if let Err(error) = self.group.read(&mut events) {
@@ -447,14 +484,11 @@ impl Engine {
             for seen in seen.drain(..) {
                 self.seen(&seen, at, time);
             }
-            for Ended { process, status, at: when } in ended.drain(..) {
+            for Ended { process, status, oom_killed, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
+                let status = ExitStatus { oom_killed, ..status };
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
-                if self.killed.remove(&process) {
-                    self.workers.submit(Job::UntilReaped { process, status, time });
-                } else {
-                    self.apply(Input::Ended { process, status, time });
-                }
+                self.ended(process, status, time);
             }
             self.bell.bell.silence();
             while let Ok(message) = self.inbox.try_recv() {
@@ -465,8 +499,34 @@ impl Engine {
             }
             let now = Instant::now();
             self.give_up(now);
+            self.watch_again(now);
             self.lifecycle.tick(now, &mut self.actions);
             self.act();
+        }
+    }
+
+    /// A process has ended. Where only its cgroup knows whether the kernel killed it, that is asked first.
+    fn ended(&mut self, process: Process, status: ExitStatus, time: SystemTime) {
+        if self.killed.remove(&process) {
+            self.workers.submit(Job::UntilReaped { process, status, time });
+            return;
+        }
+        if status.signal == Some(libc::SIGKILL)
+            && status.oom_killed.is_none()
+            && let Some(cgroup) = self.lifecycle.cgroup(process).cloned()
+        {
+            self.doubts.push_back(Doubt { until: Instant::now() + COUNTING, process, status, time });
+            self.workers.submit(Job::Count { process, cgroup });
+            return;
+        }
+        self.apply(Input::Ended { process, status, time });
+        self.execs.remove(&process);
+    }
+
+    fn counted(&mut self, process: Process, oom_killed: Option<bool>) {
+        let at = self.doubts.iter().position(|doubt| doubt.process == process);
+        if let Some(Doubt { status, time, .. }) = at.and_then(|at| self.doubts.remove(at)) {
+            self.apply(Input::Ended { process, status: ExitStatus { oom_killed, ..status }, time });
         }
     }
 
@@ -522,7 +582,7 @@ impl Engine {
             return;
         };
         self.holds.insert(hold, Held::Exec(event));
-        self.reading.push_back((at + PATIENCE, hold));
+        self.reading.push_back((at + self.patience, hold));
         self.workers.submit(job);
     }
 
@@ -559,6 +619,11 @@ impl Engine {
 
     /// Lets go what a worker could not read in time.
     fn give_up(&mut self, now: Instant) {
+        while let Some(&Doubt { until, process, .. }) = self.doubts.front()
+            && until <= now
+        {
+            self.counted(process, None);
+        }
         while let Some(&(at, hold)) = self.reading.front() {
             if at > now {
                 return;
@@ -602,13 +667,18 @@ impl Engine {
             Outcome::NotTrusted(job) => {
                 self.workers.anybody.submit(job);
             }
+            Outcome::Lost { hold, why, time } => {
+                self.read(hold);
+                self.holds.remove(&hold);
+                self.apply(Input::Lost { why, time });
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
                 if let Some(held) = self.holds.remove(&hold) {
                     self.let_go(held, None);
                 }
-                if let Some(why) = why {
-                    self.log.log(Level::Info, why);
+                if let Some((level, why)) = why {
+                    self.log.log(level, why);
                 }
             }
             Outcome::Monitor { hold, id, name } => {
@@ -623,7 +693,12 @@ impl Engine {
             Outcome::Command { mut command, creation } => {
                 let hold = command.hold;
                 self.read(hold);
-                if let Some(creation) = creation {
+                let process = command.process;
+                if let Some(creation) =
+                    creation.as_ref().filter(|_| matches!(command.verb, Verb::Exec { .. }))
+                {
+                    self.execs.insert(process, Arc::clone(creation));
+                } else if let Some(creation) = creation {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
                         && let Some((_, name)) = self.names.remove(at)
                     {
@@ -641,6 +716,9 @@ impl Engine {
                 self.apply(Input::Command(command));
                 if !self.lifecycle.is_life(hold) {
                     self.creations.remove(&hold);
+                }
+                if !self.lifecycle.executes(process) {
+                    self.execs.remove(&process);
                 }
             }
             Outcome::Entry(entry) => {
@@ -665,22 +743,7 @@ impl Engine {
                 self.entry_marked(life, entry);
                 let init = match found {
                     Err(why) => Init::Unknown(why),
-                    Ok(process) => match self.exits.watch(process.pid) {
-                        Ok(watched) if watched == process => Init::Watched(process),
-                        // Its pid is another's by now.
-                        Ok(other) => {
-                            self.exits.unwatch(other);
-                            Init::Ended(process, ExitStatus::UNKNOWN)
-                        }
-                        Err(WatchError::Gone) => Init::Ended(process, ExitStatus::UNKNOWN),
-                        Err(error) => {
-                            self.log.log(
-                                Level::Warn,
-                                format!("the end of process {} will not be seen: {error}", process.pid),
-                            );
-                            Init::Watched(process)
-                        }
-                    },
+                    Ok(process) => self.watch_found(process),
                 };
                 self.apply(Input::InitFound { life, init, marked, time });
             }
@@ -699,6 +762,16 @@ impl Engine {
                 }
                 self.apply(Input::Untold(untold));
             }
+            Outcome::Exec { life, runtime, found, time } => {
+                let found = match found {
+                    Found::Unknown(why) => Init::Unknown(why),
+                    Found::Gone(pid) => Init::Ended(Process { pid, start_time: 0 }, ExitStatus::UNKNOWN),
+                    Found::Process(process) => self.watch_found(process),
+                };
+                self.apply(Input::ExecFound { life, runtime, found, time });
+            }
+            Outcome::Cgroup { process, cgroup } => self.apply(Input::Cgroup { process, cgroup }),
+            Outcome::Counted { process, oom_killed } => self.counted(process, oom_killed),
             Outcome::Ended { process, status, time } => {
                 self.apply(Input::Ended { process, status, time });
             }
@@ -757,8 +830,15 @@ impl Engine {
                         self.workers.submit(Job::FindInit { life, creation, mark });
                     }
                 }
+                Action::Learn(process) => self.workers.submit(Job::Cgroup { process }),
                 Action::Watch(process) => self.watch(process),
+                Action::FindExec { life, runtime } => {
+                    if let Some(creation) = self.execs.remove(&runtime) {
+                        self.workers.submit(Job::FindExec { life, runtime, creation });
+                    }
+                }
                 Action::Unwatch(process) => {
+                    self.execs.remove(&process);
                     self.killed.remove(&process);
                     self.exits.unwatch(process);
                 }
@@ -824,7 +904,7 @@ impl Engine {
         };
         let hold = self.lifecycle.new_id();
         self.holds.insert(hold, held);
-        self.reading.push_back((at + PATIENCE, hold));
+        self.reading.push_back((at + self.patience, hold));
         let (candidates, executable) = (vec![life], Some(filename));
         self.workers.submit(Job::Entry {
             hold,
@@ -855,19 +935,65 @@ impl Engine {
         }
     }
 
+    /// Watches a process that a file named.
+    fn watch_found(&mut self, process: Process) -> Init {
+        if self.watch_exit(process) {
+            Init::Watched(process)
+        } else {
+            Init::Ended(process, ExitStatus::UNKNOWN)
+        }
+    }
+
     fn watch(&mut self, process: Process) {
-        match self.exits.watch(process.pid) {
-            Ok(watched) if watched == process => {}
-            Ok(other) => {
-                self.exits.unwatch(other);
-                self.ended_already(process);
+        if !self.watch_exit(process) {
+            self.ended_already(process);
+        }
+    }
+
+    /// Is the process there, so that its end will be reported?
+    fn watch_exit(&mut self, process: Process) -> bool {
+        self.try_watch(process).unwrap_or_else(|error| {
+            let line = format!("the end of process {} cannot be watched yet: {error}", process.pid);
+            self.log.log(Level::Warn, line);
+            if self.unwatched.is_empty() {
+                self.watch_again_at = Instant::now() + WATCH_AGAIN;
             }
-            Err(WatchError::Gone) => self.ended_already(process),
-            Err(error) => {
-                let line = format!("the end of process {} will not be seen: {error}", process.pid);
-                self.log.log(Level::Warn, line);
+            self.unwatched.push(process);
+            true
+        })
+    }
+
+    fn try_watch(&mut self, process: Process) -> Result<bool, WatchError> {
+        match self.exits.watch(process.pid) {
+            Ok(watched) if watched == process => Ok(true),
+            Ok(other) => {
+                // Its pid is another's by now, which may be watched for its own sake.
+                if !self.lifecycle.watches(other) {
+                    self.exits.unwatch(other);
+                }
+                Ok(false)
+            }
+            Err(WatchError::Gone) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tries again what the kernel refused.
+    fn watch_again(&mut self, now: Instant) {
+        if self.unwatched.is_empty() || self.watch_again_at > now {
+            return;
+        }
+        for process in std::mem::take(&mut self.unwatched) {
+            if !self.lifecycle.watches(process) {
+                continue;
+            }
+            match self.try_watch(process) {
+                Ok(true) => {}
+                Ok(false) => self.ended_already(process),
+                Err(_) => self.unwatched.push(process),
             }
         }
+        self.watch_again_at = now + WATCH_AGAIN;
     }
 
     fn ended_already(&mut self, process: Process) {
@@ -992,6 +1118,8 @@ impl From<exit::Backend> for ExitBackend {
 impl From<std::process::ExitStatus> for ExitStatus {
     fn from(status: std::process::ExitStatus) -> Self {
         use std::os::unix::process::ExitStatusExt;
-        ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None }
+        // A status of neither form is none that ends a process.
+        let core_dumped = status.signal().map(|_| status.core_dumped());
+        ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None, core_dumped }
     }
 }

@@ -583,3 +583,8 @@ mod on_a_full_disk {
         super::on_a_full_disk(Family::Crun, OnTimeout::Deny)
     }
 }
+
+#[test]
+fn the_table_names_tests_that_exist() -> Result<()> {
+    answers::ensure_documented("answers_change")
+}

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use containerhook::{ContainerEvent, Decision, EventKind};
 use testkit::{Output, Process, Task, processes, wait_until};
 
@@ -62,7 +62,8 @@ impl Places {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.mounts_of.0)).unwrap_or_default();
         for line in table.lines() {
             let at = line.split(' ').nth(4).unwrap_or_default();
-            if named(line) {
+            // Podman leaves its own mount of its storage after any run that fails, and takes it away with a later command.
+            if named(line) && Path::new(at) != self.own.join("storage/overlay") {
                 traces.mounts.insert(at.to_owned());
             }
             if line.split(" - ").nth(1).is_some_and(|kind| kind.starts_with("cgroup")) {
@@ -200,4 +201,27 @@ impl Refuser {
             sockets.iter().all(|socket| !socket.exists()).then_some(())
         })
     }
+}
+
+/// Every test of this program is named in `docs/answers.md`, and every name in its part of the page is that of a test.
+pub fn ensure_documented(program: &str) -> Result<()> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/answers.md");
+    let page = fs::read_to_string(page)?;
+    let (refused, changed) = page.split_once("\n## Changed").context("no such part")?;
+    let part = if program == "answers_deny" { refused } else { changed };
+    let cells = part.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.rsplit('|').nth(1));
+    let named: BTreeSet<String> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|name| *name != program)
+        .map(str::to_owned)
+        .collect();
+    let list = done(Command::new(std::env::current_exe()?).arg("--list"))?.ok()?.stdout;
+    let tests: BTreeSet<String> = list
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .filter(|name| !name.starts_with("the_table"))
+        .map(str::to_owned)
+        .collect();
+    ensure!(!tests.is_empty() && named == tests, "{:?}", named.symmetric_difference(&tests));
+    Ok(())
 }

@@ -273,6 +273,17 @@ fn the_kernels_queue_ran_over() {
 }
 
 #[test]
+fn what_could_not_be_read_is_said_to_be_lost() {
+    let mut rig = Rig::new();
+    let time = rig.time();
+    rig.apply(Input::Lost { why: "no descriptor was left".into(), time });
+    assert_eq!(rig.told_of(""), ["lost"]);
+    assert_eq!(rig.records[0].event.detail(), Some("no descriptor was left"));
+    rig.allow_all();
+    rig.assert_quiet();
+}
+
+#[test]
 fn strangers_that_the_kernel_shows() {
     let mut rig = Rig::new();
     let untold = |id: &str, pid: i32, existing: bool, time: SystemTime| {

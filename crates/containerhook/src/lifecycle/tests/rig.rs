@@ -5,16 +5,19 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::super::*;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
-pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), signal: None, oom_killed: None };
-pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), signal: None, oom_killed: None };
-pub(super) const KILLED: ExitStatus = ExitStatus { code: None, signal: Some(9), oom_killed: None };
+pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), ..ExitStatus::UNKNOWN };
+pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), ..ExitStatus::UNKNOWN };
+pub(super) const KILLED: ExitStatus = ExitStatus { signal: Some(9), ..ExitStatus::UNKNOWN };
+
+/// When, and by which denial.
+type Answered = (Instant, Option<Refusal>);
 
 pub(super) struct Rig {
     pub(super) lifecycle: Lifecycle,
     pub(super) now: Instant,
     begun: Instant,
-    /// Holds, with when they began and how they were answered: when, and by which denial.
-    holds: HashMap<HoldId, (Instant, Option<(Instant, Option<Refusal>)>)>,
+    /// Holds, with when they began and how they were answered.
+    holds: HashMap<HoldId, (Instant, Option<Answered>)>,
     /// What handlers have been given and has not been settled.
     pub(super) open: Vec<(LifeId, Token, Arc<ContainerEvent>)>,
     /// All that handlers have been given.
@@ -24,6 +27,7 @@ pub(super) struct Rig {
     pub(super) killed: Vec<Process>,
     pub(super) finishing: Vec<(LifeId, Option<Config>, bool)>,
     pub(super) finding: Vec<LifeId>,
+    pub(super) execs: Vec<Process>,
     pub(super) marks: HashSet<LifeId>,
     pub(super) creations: HashSet<LifeId>,
     pub(super) logs: Vec<String>,
@@ -83,6 +87,7 @@ impl Rig {
             killed: Vec::new(),
             finishing: Vec::new(),
             finding: Vec::new(),
+            execs: Vec::new(),
             marks: HashSet::new(),
             creations: HashSet::new(),
             logs: Vec::new(),
@@ -150,6 +155,8 @@ impl Rig {
                 Action::Unwatch(process) => {
                     assert!(self.watched.remove(&process), "{process:?} was not watched");
                 }
+                Action::Learn(_) => {}
+                Action::FindExec { runtime, .. } => self.execs.push(runtime),
                 Action::Kill(process) => self.killed.push(process),
                 Action::Unmark { life, .. } => {
                     self.marks.remove(&life);
@@ -193,6 +200,7 @@ impl Rig {
             verb,
             key: key(id),
             container: Container { id: id.into(), ..Container::default() },
+            asked: None,
             detail: None,
             held,
         };
