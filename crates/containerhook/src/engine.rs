@@ -426,7 +426,10 @@ impl Engine {
 
     fn changed(&mut self, changes: Changes) {
         for warning in changes.warnings {
-            self.warn(warning);
+            // Each search finds what the one before it did.
+            if !self.warnings.contains(&warning) {
+                self.warn(warning);
+            }
         }
         // What is gone goes first: its inode's number may be that of what has come.
         for binary in changes.gone {

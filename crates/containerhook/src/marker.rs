@@ -4,6 +4,7 @@
 //! It waits for directories that matter to change, marks what it finds there by itself, as the container that comes right
 //! after an upgrade's rename is to be seen, and hands the marks to the engine.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
@@ -105,6 +106,9 @@ impl Marker {
                     }
                 }
                 changes.warnings.extend(watch.warnings().iter().map(ToString::to_string));
+                // What two searches in a row have found is told once.
+                let mut told = HashSet::new();
+                changes.warnings.retain(|warning| told.insert(warning.clone()));
                 let Changes { marked, likely, gone, warnings } = &changes;
                 if !(marked.is_empty() && likely.is_empty() && gone.is_empty() && warnings.is_empty()) {
                     report(changes);

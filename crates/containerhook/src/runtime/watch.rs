@@ -62,6 +62,8 @@ pub(crate) struct Watch {
     likely: HashSet<Identity>,
     warnings: Vec<Warning>,
     exhausted: bool,
+    /// What the last call of [`Watch::follow`] began to watch.
+    fresh: HashSet<i32>,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +105,7 @@ impl Watch {
             likely: HashSet::new(),
             warnings: Vec::new(),
             exhausted: false,
+            fresh: HashSet::new(),
         })
     }
 
@@ -112,7 +115,7 @@ impl Watch {
     }
 
     /// Watches the places of a search, instead of those of an earlier one. What changed between the search and
-    /// now is returned.
+    /// now is returned: [`Change::All`] where a configuration may have, because it was not watched before.
     pub(crate) fn follow(&mut self, discovered: &Discovered) -> Vec<Change> {
         let before: HashSet<Identity> = discovered.binaries.iter().map(Binary::identity).collect();
         let old: HashSet<i32> = self.dirs.keys().copied().collect();
@@ -123,11 +126,16 @@ impl Watch {
         self.known.clear();
         self.exhausted = false;
         let mut changes = Vec::new();
+        let mut unread = false;
+        self.fresh.clear();
         for place in &discovered.places {
             let at = self.places.len();
             let followed = Followed { place: place.clone(), binaries: Vec::new(), watches: BTreeSet::new() };
             self.places.push(followed);
-            for binary in self.look(at) {
+            let found = self.look(at);
+            unread |= matches!(place.kind, Kind::Config(_))
+                && self.places[at].watches.iter().any(|wd| self.fresh.contains(wd));
+            for binary in found {
                 if !before.contains(&binary.identity()) {
                     changes.push(Change::Found(binary));
                 }
@@ -135,6 +143,9 @@ impl Watch {
         }
         for wd in old {
             self.unwatch_idle(wd);
+        }
+        if unread {
+            changes.push(Change::All);
         }
         changes
     }
@@ -310,6 +321,9 @@ impl Watch {
             let path = self.places[at].place.realm.root.host_path(&dir);
             let Some((wd, new)) = self.watch(&path) else { continue };
             any_new |= new;
+            if new {
+                self.fresh.insert(wd);
+            }
             let watched = self.dirs.entry(wd).or_default();
             watched.paths.insert(path);
             watched.wants.entry(at).or_default().extend(wants);

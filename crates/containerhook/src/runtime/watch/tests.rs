@@ -15,11 +15,24 @@ struct Watching {
     changes: Vec<Change>,
 }
 
+/// Searches, and follows what is found until nothing can have changed between the two.
+fn settled(watch: &mut Watch, search: &Search) -> Discovered {
+    let found = discover(search);
+    let changes = watch.follow(&found);
+    if changes.is_empty() {
+        return found;
+    }
+    assert_eq!(changes, [Change::All]);
+    let found = discover(search);
+    assert_eq!(watch.follow(&found), []);
+    found
+}
+
 impl Watching {
     fn new(host: TempDir) -> Self {
         let search = Search { engines: false, ..search(&host) };
         let mut watch = Watch::new().unwrap();
-        assert_eq!(watch.follow(&discover(&search)), []);
+        settled(&mut watch, &search);
         assert_eq!(watch.warnings(), []);
         Self { host, search, watch, changes: Vec::new() }
     }
@@ -179,9 +192,7 @@ fn a_configuration_that_gains_a_runtime() {
         let wanted = w.path(file);
         w.wait(file, |c| matches!(c, Change::Config(f) if wanted.starts_with(f)));
         // As the engine does: a full search, and what is new in it.
-        let found = discover(&w.search);
-        assert_eq!(w.watch.follow(&found), []);
-        found
+        settled(&mut w.watch, &w.search)
     };
     write(
         &w.host,
@@ -238,8 +249,7 @@ fn an_overflow_is_told_as_such() {
         fs::remove_file(path).unwrap();
     }
     w.wait("overflow", |c| *c == Change::All);
-    let found = discover(&w.search);
-    assert_eq!(w.watch.follow(&found), []);
+    settled(&mut w.watch, &w.search);
     executable(&w.host, "/usr/bin/runc");
     w.wait_found("/usr/bin/runc");
 }
@@ -252,8 +262,22 @@ fn what_came_between_the_search_and_the_watch() {
     executable(&h, "/usr/bin/crun");
     let mut watch = Watch::new().unwrap();
     let changes = watch.follow(&found);
-    assert_eq!(changes.len(), 1);
-    assert!(matches!(&changes[0], Change::Found(b) if b.name == "crun"), "{changes:?}");
+    assert!(matches!(&changes[..], [Change::Found(b), Change::All] if b.name == "crun"), "{changes:?}");
+}
+
+#[test]
+fn what_a_configuration_said_between_the_search_and_the_watch() {
+    let h = host();
+    executable(&h, "/srv/x");
+    let daemon = |path: &str| write(&h, "/etc/docker/daemon.json", path);
+    daemon("{}");
+    let found = discover(&search(&h));
+    daemon(r#"{"runtimes": {"x": {"path": "/srv/x"}}}"#);
+    let mut watch = Watch::new().unwrap();
+    assert_eq!(watch.follow(&found), [Change::All]);
+    let found = discover(&search(&h));
+    assert!(found.binaries.iter().any(|b| b.name == "x"), "{found:?}");
+    assert_eq!(watch.follow(&found), []);
 }
 
 #[test]
@@ -278,7 +302,7 @@ fn a_limit_on_watches_is_a_warning_with_its_remedy() {
         executable(&h, "/usr/bin/runc");
         executable(&h, "/var/lib/rancher/rke2/bin/runc");
         let mut watch = Watch::new().unwrap();
-        assert_eq!(watch.follow(&discover(&search(&h))), []);
+        watch.follow(&discover(&search(&h)));
         let warnings = watch.warnings();
         assert_eq!(warnings.len(), 1, "one, not one for each directory");
         assert!(warnings[0].message.contains("sysctl fs.inotify.max_user_watches="), "{warnings:?}");
