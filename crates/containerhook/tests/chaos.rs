@@ -175,6 +175,7 @@ impl Listener {
 
 /// What became of one container.
 #[derive(Debug)]
+#[allow(dead_code, reason = "printed where a test fails")]
 struct Ran {
     id: String,
     /// The exit code, or with what the exec of its runtime failed.
