@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use containerhook::{EventKind, ExitStatus, Record};
-use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, the};
+use support::{LIMIT, Listener, WHOLE_LIFE, the};
 use testkit::skip::find_program;
 use testkit::{Bundle, Output, Runtime, Scratch, Task, need, skip, unique_id, watchdog};
 
