@@ -248,6 +248,8 @@ mod tests {
             exit: None,
             exec: None,
             detail: None,
+            ending: None,
+            asked: None,
         })
     }
 

@@ -159,7 +159,8 @@ fn runc_other_verbs() {
     each(Family::Runc, &["runc events --stats c1", "runc events --interval 5s c1"], &base(Verb::Events));
     let update = Invocation { resources_file: path("-"), ..base(Verb::Update) };
     each(Family::Runc, &["runc update -r - c1", "runc update --resources=- c1"], &update);
-    let update = Invocation { limits: vec![("memory", "7".into()), ("cpu-quota", "9".into())], ..base(Verb::Update) };
+    let update =
+        Invocation { limits: vec![("memory", "7".into()), ("cpu-quota", "9".into())], ..base(Verb::Update) };
     each(Family::Runc, &["runc update --memory 5 --memory 7 --cpu-quota=9 c1"], &update);
     let restore = Invocation {
         image_path: path("/i"),
