@@ -5,6 +5,7 @@
 //! ```text
 //! standin                      succeeds
 //! standin wait                 waits to be killed
+//! standin hook                 reads its input to the end: crun dies of SIGPIPE of a hook that does not
 //! standin herd N               N processes that wait; a line on stdout when they are there
 //! standin --root R create --bundle B --pid-file P ID
 //! standin --root R start|run|delete … ID
@@ -259,6 +260,11 @@ extern "C" fn main(stack: *const usize) -> ! {
     }
     if is(argument(1), b"wait") {
         wait_for_ever();
+    }
+    if is(argument(1), b"hook") {
+        let mut bytes = [0u8; 512];
+        while call(nr::READ, [0, bytes.as_mut_ptr() as usize, bytes.len(), 0, 0]) > 0 {}
+        exit(0);
     }
     if is(argument(1), b"herd") && argc == 3 {
         herd(argument(2));

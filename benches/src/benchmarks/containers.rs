@@ -30,7 +30,7 @@ fn with(ctx: &Context, family: Family) -> Result<Vec<Row>> {
     std::fs::copy(&ctx.tools.standin, rootfs.join("entry"))?;
     let plain = Bundle::builder(ctx.id("bench")).rootfs(&rootfs).args(["/entry"]);
     let hooked = Bundle::builder(ctx.id("bench")).rootfs(&rootfs).args(["/entry"]).edit(|config| {
-        let hook = serde_json::json!([{"path": ctx.tools.standin}]);
+        let hook = serde_json::json!([{"path": ctx.tools.standin, "args": ["hook", "hook"]}]);
         config["hooks"] = serde_json::json!({"createRuntime": hook, "startContainer": [], "poststop": hook});
     });
     let (plain, hooked) = (plain.build()?, hooked.build()?);

@@ -12,7 +12,6 @@ mod field;
 mod filter;
 mod list;
 mod listener;
-mod model;
 mod output;
 mod row;
 mod shell;

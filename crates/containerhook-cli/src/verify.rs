@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use containerhook::EventKind;
+use containerhook::verify::{Model, Rules, Violation};
 
 use crate::args::{Global, event_kind};
 use crate::failure::FAILED;
-use crate::model::{Model, Rules, Violation};
 use crate::output::{self, Ink, Pen};
 use crate::row::clean;
 

@@ -11,6 +11,8 @@ struct watched {
 	u64 at;    /* when it ended, once `dead`: CLOCK_MONOTONIC, ns */
 	s32 status;
 	u32 dead; /* and the ring was full */
+	u32 oom;  /* the kernel chose it for want of memory */
+	u32 unused;
 };
 
 struct ended {
@@ -18,6 +20,8 @@ struct ended {
 	u64 at;
 	u32 tgid;
 	s32 status;
+	u32 oom;
+	u32 unused;
 };
 
 /* Not preallocated: ten thousand watched processes are rare, and the table should cost nothing until then. */
@@ -73,7 +77,7 @@ INLINE int process_exit(int direct, struct task_struct *task)
 		 * The ring's reader is behind. Leave the word in the table and let it count that there is one to look for. Not
 		 * by writing to `w`: the reader may have taken it out meanwhile, and its memory may be another's entry.
 		 */
-		struct watched left = { start, at, status, 1 };
+		struct watched left = { start, at, status, 1, w->oom, 0 };
 		bpf_map_update_elem(&watched, &tgid, &left, BPF_EXIST);
 		u32 zero = 0;
 		u64 *count = bpf_map_lookup_elem(&unsent, &zero);
@@ -85,8 +89,70 @@ INLINE int process_exit(int direct, struct task_struct *task)
 	e->at = at;
 	e->tgid = tgid;
 	e->status = status;
+	e->oom = w->oom;
+	e->unused = 0;
 	bpf_ringbuf_submit(e, 0);
 	return 0;
+}
+
+/*
+ * The kernel marks its victim while it holds the victim's task_lock, after it has sent the signal. The victim passes
+ * exit_mm, which takes that lock, before its exit is recorded; since 6.16 after it. So the reader looks once more.
+ */
+INLINE int mark(u32 tgid, struct watched *w)
+{
+	/* As above: not by writing to `w`. */
+	struct watched marked = *w;
+	marked.oom = 1;
+	bpf_map_update_elem(&watched, &tgid, &marked, BPF_EXIST);
+	return 0;
+}
+
+INLINE int victim(int direct, struct task_struct *task)
+{
+	u32 tgid = FIELD(direct, task, tgid);
+	struct watched *w = bpf_map_lookup_elem(&watched, &tgid);
+	if (!w)
+		return 0;
+	struct task_struct *leader = FIELD(direct, task, group_leader);
+	u64 start = START_TICKS(direct, leader);
+	if (start != w->start)
+		return 0;
+	return mark(tgid, w);
+}
+
+/* Until 6.8 the tracepoint has the pid alone, and a program that follows it as a pointer is refused. */
+INLINE int victim_or_pid(u64 word)
+{
+	if (word >> 32)
+		return victim(0, (struct task_struct *)word);
+	u32 pid = word;
+	struct watched *w = bpf_map_lookup_elem(&watched, &pid);
+	return w ? mark(pid, w) : 0;
+}
+
+SEC("tp_btf/mark_victim")
+int victim_btf(u64 *ctx)
+{
+	return victim(1, (struct task_struct *)ctx[0]);
+}
+
+SEC("tp_btf/mark_victim")
+int victim_btf_twin(u64 *ctx)
+{
+	return victim(1, (struct task_struct *)ctx[0]);
+}
+
+SEC("raw_tp/mark_victim")
+int victim_raw(u64 *ctx)
+{
+	return victim_or_pid(ctx[0]);
+}
+
+SEC("raw_tp/mark_victim")
+int victim_raw_twin(u64 *ctx)
+{
+	return victim_or_pid(ctx[0]);
 }
 
 SEC("tp_btf/sched_process_exit")

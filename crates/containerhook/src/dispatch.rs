@@ -295,6 +295,8 @@ mod tests {
             existing: false,
             caller: u32::try_from(token).ok(),
             exit: None,
+            ending: None,
+            asked: None,
             exec: None,
             detail: None,
         })

@@ -20,7 +20,9 @@ use crate::event::{EventKind, ExitStatus};
 use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
-use crate::lifecycle::{Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token};
+use crate::lifecycle::{
+    Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token, Verb,
+};
 use crate::marker::{self, Changes, Marker};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
@@ -29,7 +31,7 @@ use crate::private_table;
 use crate::proc;
 use crate::runtime::{Binary, Search, Source};
 use crate::sys::{Bell, Poll};
-use crate::work::{Creation, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
+use crate::work::{Creation, Found, Job, MarkedEntry, Outcome, Ward, Worker, inode_of};
 
 /// Workers at once: each waits for one disk or one caller's memory.
 const WORKERS: usize = 64;
@@ -45,6 +47,9 @@ const WATCH_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a worker may take to read a held execution before it is let go, at most.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an end waits for what its cgroup has counted.
+const COUNTING: Duration = Duration::from_millis(100);
 
 pub(crate) enum Command {
     WatchTermination { id: String, pid: u32, reply: SyncSender<Result<(), Error>> },
@@ -167,12 +172,16 @@ struct Engine {
     stops: HashMap<Process, LifeId>,
     /// Inits that were ended as their container was refused.
     killed: HashSet<Process>,
+    /// Ends by SIGKILL whose reason is being asked for, oldest first.
+    doubts: VecDeque<Doubt>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     /// How long reading one may take.
     patience: Duration,
     runtimes: HashMap<InodeId, Marked>,
     creations: HashMap<LifeId, Arc<Creation>>,
+    /// What is kept of a detached `exec` until its process's pid is known, by the runtime's process.
+    execs: HashMap<Process, Arc<Creation>>,
     entries: HashMap<InodeId, Vec<LifeId>>,
     entry_marks: HashMap<LifeId, (Mark, PathBuf)>,
     /// Processes whose end is to be reported and that could not be watched: no descriptor was left.
@@ -212,6 +221,14 @@ enum Held {
     Exec(PermissionEvent),
     /// After its exec, by a signal.
     Stopped { init: Process, runtime: Process },
+}
+
+/// The end of an init of which it is not known yet whether the kernel killed it.
+struct Doubt {
+    until: Instant,
+    process: Process,
+    status: ExitStatus,
+    time: SystemTime,
 }
 
 struct Marked {
@@ -271,7 +288,8 @@ impl Engine {
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
         let pool = |name, ward, most| {
-            let worker = Worker { group: Arc::downgrade(&group), user_ns };
+            let worker =
+                Worker { group: Arc::downgrade(&group), user_ns, host_root: settings.host_root.clone() };
             let post = Arc::clone(&mailbox);
             let work = move |_, job| {
                 if let Some(outcome) = worker.run(job, ward) {
@@ -320,10 +338,12 @@ impl Engine {
             holds: HashMap::new(),
             stops: HashMap::new(),
             killed: HashSet::new(),
+            doubts: VecDeque::new(),
             reading: VecDeque::new(),
             patience,
             runtimes: HashMap::new(),
             creations: HashMap::new(),
+            execs: HashMap::new(),
             entries: HashMap::new(),
             entry_marks: HashMap::new(),
             unwatched: Vec::new(),
@@ -443,6 +463,7 @@ impl Engine {
                 self.lifecycle.next_due(),
                 self.exits.next_deadline(),
                 self.reading.front().map(|(at, _)| *at),
+                self.doubts.front().map(|doubt| doubt.until),
                 self.unwatched.first().map(|_| self.watch_again_at),
             ];
             self.poll.wait(due.into_iter().flatten().min());
@@ -463,14 +484,11 @@ impl Engine {
             for seen in seen.drain(..) {
                 self.seen(&seen, at, time);
             }
-            for Ended { process, status, at: when } in ended.drain(..) {
+            for Ended { process, status, oom_killed, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
+                let status = ExitStatus { oom_killed, ..status };
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
-                if self.killed.remove(&process) {
-                    self.workers.submit(Job::UntilReaped { process, status, time });
-                } else {
-                    self.apply(Input::Ended { process, status, time });
-                }
+                self.ended(process, status, time);
             }
             self.bell.bell.silence();
             while let Ok(message) = self.inbox.try_recv() {
@@ -484,6 +502,31 @@ impl Engine {
             self.watch_again(now);
             self.lifecycle.tick(now, &mut self.actions);
             self.act();
+        }
+    }
+
+    /// A process has ended. Where only its cgroup knows whether the kernel killed it, that is asked first.
+    fn ended(&mut self, process: Process, status: ExitStatus, time: SystemTime) {
+        if self.killed.remove(&process) {
+            self.workers.submit(Job::UntilReaped { process, status, time });
+            return;
+        }
+        if status.signal == Some(libc::SIGKILL)
+            && status.oom_killed.is_none()
+            && let Some(cgroup) = self.lifecycle.cgroup(process).cloned()
+        {
+            self.doubts.push_back(Doubt { until: Instant::now() + COUNTING, process, status, time });
+            self.workers.submit(Job::Count { process, cgroup });
+            return;
+        }
+        self.apply(Input::Ended { process, status, time });
+        self.execs.remove(&process);
+    }
+
+    fn counted(&mut self, process: Process, oom_killed: Option<bool>) {
+        let at = self.doubts.iter().position(|doubt| doubt.process == process);
+        if let Some(Doubt { status, time, .. }) = at.and_then(|at| self.doubts.remove(at)) {
+            self.apply(Input::Ended { process, status: ExitStatus { oom_killed, ..status }, time });
         }
     }
 
@@ -576,6 +619,11 @@ impl Engine {
 
     /// Lets go what a worker could not read in time.
     fn give_up(&mut self, now: Instant) {
+        while let Some(&Doubt { until, process, .. }) = self.doubts.front()
+            && until <= now
+        {
+            self.counted(process, None);
+        }
         while let Some(&(at, hold)) = self.reading.front() {
             if at > now {
                 return;
@@ -629,8 +677,8 @@ impl Engine {
                 if let Some(held) = self.holds.remove(&hold) {
                     self.let_go(held, None);
                 }
-                if let Some(why) = why {
-                    self.log.log(Level::Info, why);
+                if let Some((level, why)) = why {
+                    self.log.log(level, why);
                 }
             }
             Outcome::Monitor { hold, id, name } => {
@@ -645,7 +693,12 @@ impl Engine {
             Outcome::Command { mut command, creation } => {
                 let hold = command.hold;
                 self.read(hold);
-                if let Some(creation) = creation {
+                let process = command.process;
+                if let Some(creation) =
+                    creation.as_ref().filter(|_| matches!(command.verb, Verb::Exec { .. }))
+                {
+                    self.execs.insert(process, Arc::clone(creation));
+                } else if let Some(creation) = creation {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
                         && let Some((_, name)) = self.names.remove(at)
                     {
@@ -663,6 +716,9 @@ impl Engine {
                 self.apply(Input::Command(command));
                 if !self.lifecycle.is_life(hold) {
                     self.creations.remove(&hold);
+                }
+                if !self.lifecycle.executes(process) {
+                    self.execs.remove(&process);
                 }
             }
             Outcome::Entry(entry) => {
@@ -687,8 +743,7 @@ impl Engine {
                 self.entry_marked(life, entry);
                 let init = match found {
                     Err(why) => Init::Unknown(why),
-                    Ok(process) if self.watch_exit(process) => Init::Watched(process),
-                    Ok(process) => Init::Ended(process, ExitStatus::UNKNOWN),
+                    Ok(process) => self.watch_found(process),
                 };
                 self.apply(Input::InitFound { life, init, marked, time });
             }
@@ -707,6 +762,16 @@ impl Engine {
                 }
                 self.apply(Input::Untold(untold));
             }
+            Outcome::Exec { life, runtime, found, time } => {
+                let found = match found {
+                    Found::Unknown(why) => Init::Unknown(why),
+                    Found::Gone(pid) => Init::Ended(Process { pid, start_time: 0 }, ExitStatus::UNKNOWN),
+                    Found::Process(process) => self.watch_found(process),
+                };
+                self.apply(Input::ExecFound { life, runtime, found, time });
+            }
+            Outcome::Cgroup { process, cgroup } => self.apply(Input::Cgroup { process, cgroup }),
+            Outcome::Counted { process, oom_killed } => self.counted(process, oom_killed),
             Outcome::Ended { process, status, time } => {
                 self.apply(Input::Ended { process, status, time });
             }
@@ -765,8 +830,15 @@ impl Engine {
                         self.workers.submit(Job::FindInit { life, creation, mark });
                     }
                 }
+                Action::Learn(process) => self.workers.submit(Job::Cgroup { process }),
                 Action::Watch(process) => self.watch(process),
+                Action::FindExec { life, runtime } => {
+                    if let Some(creation) = self.execs.remove(&runtime) {
+                        self.workers.submit(Job::FindExec { life, runtime, creation });
+                    }
+                }
                 Action::Unwatch(process) => {
+                    self.execs.remove(&process);
                     self.killed.remove(&process);
                     self.exits.unwatch(process);
                 }
@@ -860,6 +932,15 @@ impl Engine {
         if let Some(MarkedEntry { mark, path }) = entry {
             self.entries.entry(mark.inode()).or_default().push(life);
             self.entry_marks.insert(life, (mark, path));
+        }
+    }
+
+    /// Watches a process that a file named.
+    fn watch_found(&mut self, process: Process) -> Init {
+        if self.watch_exit(process) {
+            Init::Watched(process)
+        } else {
+            Init::Ended(process, ExitStatus::UNKNOWN)
         }
     }
 
@@ -1037,6 +1118,8 @@ impl From<exit::Backend> for ExitBackend {
 impl From<std::process::ExitStatus> for ExitStatus {
     fn from(status: std::process::ExitStatus) -> Self {
         use std::os::unix::process::ExitStatusExt;
-        ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None }
+        // A status of neither form is none that ends a process.
+        let core_dumped = status.signal().map(|_| status.core_dumped());
+        ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None, core_dumped }
     }
 }

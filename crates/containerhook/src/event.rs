@@ -6,12 +6,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use crate::cgroup::Cgroup;
 use crate::config::Config;
 use crate::metadata::{Engine, Kubernetes};
 
@@ -159,13 +160,17 @@ pub struct ExitStatus {
     pub code: Option<i32>,
     /// The signal that ended it; `None` where it exited, or where it is not known.
     pub signal: Option<i32>,
-    /// Whether the kernel's out-of-memory killer ended it; `None` where it is not known.
+    /// Of a process that ended by SIGKILL: whether the kernel killed it for want of memory; `None` where it ended otherwise,
+    /// or where that is not known.
     pub oom_killed: Option<bool>,
+    /// Of a process that a signal ended: whether it dumped its core; `None` where it exited, or where that is not known.
+    pub core_dumped: Option<bool>,
 }
 
 impl ExitStatus {
     /// An ending of which nothing is known but that it happened.
-    pub const UNKNOWN: ExitStatus = ExitStatus { code: None, signal: None, oom_killed: None };
+    pub const UNKNOWN: ExitStatus =
+        ExitStatus { code: None, signal: None, oom_killed: None, core_dumped: None };
 
     /// The process exited with this code.
     #[must_use]
@@ -200,8 +205,38 @@ impl fmt::Display for ExitStatus {
         if self.oom_killed == Some(true) {
             f.write_str(", out of memory")?;
         }
+        if self.core_dumped == Some(true) {
+            f.write_str(", core dumped")?;
+        }
         Ok(())
     }
+}
+
+/// What a container used until it ended, as its cgroup counted it. What is not known is `None`, never 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Resources {
+    /// The processors' time in microseconds.
+    pub cpu_usec: Option<u64>,
+    /// The most memory at a time in bytes; a kernel before 5.19 does not tell it for cgroup version 2.
+    pub memory_peak: Option<u64>,
+}
+
+/// What a runtime was asked to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) signal: Option<i32>,
+    pub(crate) limits: Option<serde_json::Value>,
+}
+
+/// What is told with an end besides its status.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    pub(crate) started_at: Option<SystemTime>,
+    pub(crate) finished_at: Option<SystemTime>,
+    pub(crate) cgroup: Option<Arc<Cgroup>>,
+    /// Read at most once, by whoever asks first: that keeps no end from being told.
+    pub(crate) resources: OnceLock<Option<Resources>>,
 }
 
 /// A process that a runtime executes in a running container.
@@ -216,6 +251,11 @@ pub struct ExecProcess {
     pub tty: bool,
     /// Its working directory; `None` where the container's own is used.
     pub cwd: Option<String>,
+    /// The capabilities that were asked for by name: those of its effective set where the runtime was given a process file,
+    /// those that are added to the container's where it was given options; `None` where nothing was said.
+    pub capabilities: Option<Vec<String>>,
+    /// Its pid, as the listener's pid namespace numbers it; known at its end, and only of one that outlives its runtime.
+    pub pid: Option<u32>,
 }
 
 /// The inode numbers of a process's namespaces in the kernel's namespace file system.
@@ -380,6 +420,8 @@ pub struct ContainerEvent {
     pub(crate) exit: Option<ExitStatus>,
     pub(crate) exec: Option<Arc<ExecProcess>>,
     pub(crate) detail: Option<String>,
+    pub(crate) ending: Option<Arc<Ending>>,
+    pub(crate) asked: Option<Arc<Asked>>,
 }
 
 impl ContainerEvent {
@@ -395,6 +437,8 @@ impl ContainerEvent {
             exit: None,
             exec: None,
             detail: None,
+            ending: None,
+            asked: None,
         }
     }
 
@@ -449,7 +493,42 @@ impl ContainerEvent {
         self.exit.as_ref()
     }
 
-    /// What is executed: for [`Exec`](EventKind::Exec).
+    /// When the process that has ended ran its first instruction, for [`Stopped`](EventKind::Stopped) and
+    /// [`ExecStopped`](EventKind::ExecStopped); `None` where that was not seen.
+    #[must_use]
+    pub fn started_at(&self) -> Option<SystemTime> {
+        self.ending.as_ref()?.started_at
+    }
+
+    /// When the process ended, for [`Stopped`](EventKind::Stopped) and [`ExecStopped`](EventKind::ExecStopped); `None` where
+    /// that was not seen.
+    #[must_use]
+    pub fn finished_at(&self) -> Option<SystemTime> {
+        self.ending.as_ref()?.finished_at
+    }
+
+    /// What the container used, for [`Stopped`](EventKind::Stopped). It is read from the container's cgroup at the first
+    /// call, or for the record, whichever comes first; `None` where the runtime had removed the cgroup by then.
+    #[must_use]
+    pub fn resources(&self) -> Option<Resources> {
+        let Ending { cgroup, resources, .. } = &**self.ending.as_ref()?;
+        *resources.get_or_init(|| cgroup.as_ref()?.resources())
+    }
+
+    /// The signal that was asked for, by its number: for [`Killed`](EventKind::Killed).
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        self.asked.as_ref()?.signal
+    }
+
+    /// The limits that were asked for: for [`Updated`](EventKind::Updated). It is the `LinuxResources` object of the OCI
+    /// runtime specification where the runtime was given one in a file, else its options by name with the words they had.
+    #[must_use]
+    pub fn limits(&self) -> Option<&serde_json::Value> {
+        self.asked.as_ref()?.limits.as_ref()
+    }
+
+    /// What is executed: for [`Exec`](EventKind::Exec); what has ended: for [`ExecStopped`](EventKind::ExecStopped).
     #[must_use]
     pub fn exec(&self) -> Option<&ExecProcess> {
         self.exec.as_deref()
@@ -599,8 +678,24 @@ impl Serialize for Line<'_> {
                 code: exit.code,
                 signal: exit.signal,
                 oom_killed: exit.oom_killed,
+                core_dumped: exit.core_dumped,
             }),
         )?;
+        if let Some(signal) = event.signal() {
+            map.serialize_entry("signal", &signal)?;
+        }
+        if let Some(limits) = event.limits() {
+            map.serialize_entry("limits", limits)?;
+        }
+        if let Some(at) = event.started_at() {
+            map.serialize_entry("started_at", &rfc3339(at))?;
+        }
+        if let Some(at) = event.finished_at() {
+            map.serialize_entry("finished_at", &rfc3339(at))?;
+        }
+        if let Some(resources) = event.resources() {
+            map.serialize_entry("resources", &resources)?;
+        }
         if let Some(cgroup) = &container.cgroup {
             map.serialize_entry("cgroup", cgroup)?;
         }
@@ -633,6 +728,7 @@ struct ExitLine {
     code: Option<i32>,
     signal: Option<i32>,
     oom_killed: Option<bool>,
+    core_dumped: Option<bool>,
 }
 
 /// RFC 3339 in UTC with nanoseconds.
@@ -676,6 +772,8 @@ mod tests {
             exit: Some(ExitStatus::exited(3)),
             exec: None,
             detail: None,
+            ending: None,
+            asked: None,
         };
         let record = Record { seq: 7, event, answer: None };
         assert_eq!(
@@ -684,7 +782,7 @@ mod tests {
                 .to_owned()
                 + r#""bundle":"/b","runtime":{"name":"runc","path":"/usr/sbin/runc"},"engine":null,"held":false,"#
                 + r#""existing":false,"answer":null,"rootless":false,"owner_uid":0,"image":null,"kubernetes":null,"#
-                + r#""exec":null,"exit":{"code":3,"signal":null,"oom_killed":null}}"#
+                + r#""exec":null,"exit":{"code":3,"signal":null,"oom_killed":null,"core_dumped":null}}"#
         );
     }
 }

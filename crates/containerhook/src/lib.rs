@@ -65,12 +65,14 @@ mod bpf;
 mod bundle;
 mod capability;
 mod capture;
+mod cgroup;
 mod change;
 mod cmdline;
 mod config;
 mod dispatch;
 mod engine;
 mod entrypoint;
+mod errand;
 mod error;
 mod event;
 mod events;
@@ -91,6 +93,7 @@ mod proc;
 mod runtime;
 mod stranger;
 mod sys;
+pub mod verify;
 mod watchdog;
 mod work;
 
@@ -99,8 +102,8 @@ pub use change::{ChangeError, ConfigChange, Device, HookKind};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind};
 pub use event::{
-    Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Namespaces, Record, Runtime,
-    UnknownEventKind, Verdict,
+    Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Namespaces, Record, Resources,
+    Runtime, UnknownEventKind, Verdict,
 };
 pub use events::{EventTurn, Events};
 pub use handler::{Decision, DenyError, Handler};

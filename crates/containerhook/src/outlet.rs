@@ -111,6 +111,8 @@ fn deliver(receiver: &Receiver<Out>, on_record: Option<&(dyn Fn(&Record) + Send)
         }
         match out {
             Out::Record(record) => {
+                // The runtime is about to remove the cgroup: what it counted is read now, if it is at all.
+                let _ = record.event.resources();
                 if let Some(on_record) = on_record {
                     let call = std::panic::AssertUnwindSafe(|| on_record(&record));
                     if std::panic::catch_unwind(call).is_err() {

@@ -15,14 +15,17 @@ use fanotify::{Group, InodeId, Mark};
 
 use crate::bundle::{self, Caller, state_file};
 use crate::capture::{self, CaptureError, ExecRecord};
+use crate::cgroup::Cgroup;
 use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
+use crate::errand;
 use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::{self, Changes};
 use crate::metadata;
+use crate::outlet::Level;
 use crate::proc::{self, TaskFacts};
 use crate::runtime::existing::Existing;
 use crate::runtime::{self, Binary, Role, Search, Source};
@@ -63,6 +66,12 @@ pub(crate) enum Job {
     Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
     /// The init of a refused container has ended: its `start` is denied when its parent knows that.
     UntilReaped { process: Process, status: ExitStatus, time: SystemTime },
+    /// The runtime of a detached `exec` has ended: what did it execute?
+    FindExec { life: LifeId, runtime: Process, creation: Arc<Creation> },
+    /// Which cgroup is this init in?
+    Cgroup { process: Process },
+    /// Has the kernel killed in it?
+    Count { process: Process, cgroup: Arc<Cgroup> },
     /// Remove a mark whose file must be looked up.
     Unmark(Mark),
 }
@@ -73,7 +82,7 @@ pub(crate) enum Outcome {
     /// It is nothing to hold or tell.
     Passed {
         hold: HoldId,
-        why: Option<String>,
+        why: Option<(Level, String)>,
     },
     /// It may be something to tell, and what is not known.
     Lost {
@@ -114,12 +123,34 @@ pub(crate) enum Outcome {
         /// Its runtime, where that can be told.
         learned: Vec<(Binary, Mark)>,
     },
+    Exec {
+        life: LifeId,
+        runtime: Process,
+        found: Found,
+        time: SystemTime,
+    },
+    Cgroup {
+        process: Process,
+        cgroup: Arc<Cgroup>,
+    },
+    Counted {
+        process: Process,
+        oom_killed: Option<bool>,
+    },
     /// A process has ended: one that was to be watched and was gone already, or one that has been reaped now.
     Ended {
         process: Process,
         status: ExitStatus,
         time: SystemTime,
     },
+}
+
+/// What a pid file names.
+pub(crate) enum Found {
+    Process(Process),
+    /// It has ended already.
+    Gone(i32),
+    Unknown(String),
 }
 
 /// The entrypoint of a container, marked.
@@ -181,6 +212,7 @@ pub(crate) struct Worker {
     pub(crate) group: Weak<Group>,
     /// The user namespace whose root is the host's.
     pub(crate) user_ns: u64,
+    pub(crate) host_root: PathBuf,
 }
 
 /// Which of the pools of workers a job runs in.
@@ -197,7 +229,11 @@ impl Job {
     /// The pool for a job of which it is known already.
     pub(crate) fn ward(&self) -> Ward {
         match self {
-            Job::Finish { creation, .. } | Job::FindInit { creation, .. } if !creation.trusted => {
+            Job::Finish { creation, .. }
+            | Job::FindInit { creation, .. }
+            | Job::FindExec { creation, .. }
+                if !creation.trusted =>
+            {
                 Ward::Anybody
             }
             _ => Ward::Trusted,
@@ -261,6 +297,19 @@ impl Worker {
                 until_reaped(process);
                 Some(Outcome::Ended { process, status, time })
             }
+            Job::FindExec { life, runtime, creation } => {
+                let found = find_exec(&creation);
+                Some(Outcome::Exec { life, runtime, found, time: SystemTime::now() })
+            }
+            Job::Cgroup { process } => {
+                let cgroup = Arc::new(Cgroup::of(process.pid, &self.host_root)?);
+                // The pid is asked after: what was read is this very process's.
+                let same = proc::stat(process.pid).is_ok_and(|now| now.start_time == process.start_time);
+                same.then_some(Outcome::Cgroup { process, cgroup })
+            }
+            Job::Count { process, cgroup } => {
+                Some(Outcome::Counted { process, oom_killed: cgroup.has_killed() })
+            }
             Job::Unmark(mark) => {
                 // A mark whose file has gone went with it.
                 let _ = mark.remove();
@@ -295,6 +344,11 @@ impl Worker {
         if invocation.verb == Verb::Monitor {
             return monitor(hold, invocation);
         }
+        if let Verb::Other(word) = &invocation.verb {
+            let word: String = word.to_string_lossy().chars().take(MOST_ID).collect();
+            let why = format!("command: {} was executed for {word:?}", binary.path.display());
+            return Outcome::Passed { hold, why: Some((Level::Debug, why)) };
+        }
         let Some(id) =
             invocation.id.clone().filter(|_| invocation.verb.names_container() && !invocation.regex)
         else {
@@ -302,7 +356,7 @@ impl Worker {
         };
         if let Some(why) = unfit(&id) {
             let why = format!("{} was executed for {id:?}: {why}", binary.path.display());
-            return Outcome::Passed { hold, why: Some(why) };
+            return Outcome::Passed { hold, why: Some((Level::Info, why)) };
         }
         let caller = Caller {
             root: record.root.as_fd(),
@@ -350,7 +404,8 @@ impl Worker {
         let (process, parent) = (Process { pid: task.tgid, start_time: task.start_time }, task.ppid);
         let creates =
             matches!(verb, lifecycle::Verb::Create | lifecycle::Verb::Run { .. } | lifecycle::Verb::Restore);
-        let mut creation = None;
+        let creation;
+        let mut asked = None;
         if creates {
             let mut made = Creation { task, root, cwd, trusted, bundle: None, invocation };
             let opened = made.open_bundle();
@@ -373,6 +428,11 @@ impl Worker {
             };
             container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
             creation = Some(Arc::new(made));
+        } else {
+            let made = Creation { task, root, cwd, trusted, bundle: None, invocation };
+            asked = errand::asked(&made.invocation, &made.caller()).map(Arc::new);
+            let detached = made.invocation.verb == Verb::Exec && made.invocation.detach;
+            creation = detached.then(|| Arc::new(made));
         }
         let command = lifecycle::Command {
             hold,
@@ -383,6 +443,7 @@ impl Worker {
             verb,
             key,
             container,
+            asked,
             detail: None,
             held: true,
         };
@@ -440,6 +501,9 @@ impl Worker {
     }
 
     fn mark_entry(&self, creation: &Creation, config: Option<&Config>) -> Result<MarkedEntry, String> {
+        if creation.invocation.family == Family::Runsc {
+            return Err("gVisor has the container's programs executed by no kernel but its own".to_owned());
+        }
         let config = config.ok_or("its configuration could not be read")?;
         let bundle = creation.bundle.as_ref().ok_or("its bundle could not be opened")?;
         let entry = entrypoint::resolve(&creation.caller(), bundle.as_fd(), config.outline())
@@ -453,6 +517,9 @@ impl Worker {
         creation: &Creation,
         config: &Config,
     ) -> Result<MarkedEntry, String> {
+        if creation.invocation.family == Family::Runsc {
+            return Err("gVisor executes nothing of it here".to_owned());
+        }
         let _rights = creation.caller().rights().map_err(|e| e.to_string())?;
         let root = File::options()
             .read(true)
@@ -652,6 +719,12 @@ fn exec_process(invocation: &Invocation, caller: &Caller<'_>) -> ExecProcess {
         cwd: Option<String>,
         terminal: bool,
         user: Option<OciUser>,
+        capabilities: Option<OciCapabilities>,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct OciCapabilities {
+        effective: Vec<String>,
     }
     #[derive(serde::Deserialize)]
     struct OciUser {
@@ -668,7 +741,9 @@ fn exec_process(invocation: &Invocation, caller: &Caller<'_>) -> ExecProcess {
         };
         let process = read().unwrap_or_default();
         let user = process.user.map(|user| format!("{}:{}", user.uid, user.gid));
-        return ExecProcess { args: process.args, user, tty: process.terminal, cwd: process.cwd };
+        let capabilities = process.capabilities.map(|sets| bounded(sets.effective));
+        let OciProcess { args, terminal: tty, cwd, .. } = process;
+        return ExecProcess { args, user, tty, cwd, capabilities, pid: None };
     }
     let word = |word: &OsStr| word.to_string_lossy().into_owned();
     ExecProcess {
@@ -676,7 +751,17 @@ fn exec_process(invocation: &Invocation, caller: &Caller<'_>) -> ExecProcess {
         user: request.user.as_deref().map(word),
         tty: request.tty,
         cwd: request.cwd.as_ref().map(|cwd| word(cwd.as_os_str())),
+        capabilities: (!request.caps.is_empty())
+            .then(|| bounded(request.caps.iter().map(|cap| word(cap)).collect())),
+        pid: None,
     }
+}
+
+/// There are fewer capabilities than this, with shorter names.
+fn bounded(mut capabilities: Vec<String>) -> Vec<String> {
+    capabilities.retain(|name| name.len() <= 64);
+    capabilities.truncate(128);
+    capabilities
 }
 
 /// Why no runtime takes this id; every runtime refuses these, and such words are not passed on.
@@ -756,6 +841,23 @@ fn find_init(creation: &Creation) -> Result<Process, String> {
         None => Err("it was given no pid file".to_owned()),
     };
     let pid = pid.or_else(|first| pid_by_state(creation).map_err(|second| format!("{first}; {second}")))?;
+    identify(creation, pid)
+}
+
+/// What a detached `exec` has executed, by the pid file that the runtime was told to write.
+fn find_exec(creation: &Creation) -> Found {
+    let Some(path) = &creation.invocation.pid_file else {
+        return Found::Unknown("its runtime was not told to write down its pid".into());
+    };
+    match state_file::read_pid_file(&creation.caller(), path) {
+        Err(error) => Found::Unknown(error.to_string()),
+        Ok(pid) if proc::stat(pid).is_err() => Found::Gone(pid),
+        Ok(pid) => identify(creation, pid).map_or_else(Found::Unknown, Found::Process),
+    }
+}
+
+/// The process that a runtime's file names, if it can be what the runtime has made.
+fn identify(creation: &Creation, pid: i32) -> Result<Process, String> {
     let stat = proc::stat(pid).map_err(|e| format!("process {pid} cannot be read: {e}"))?;
     // A file that was left there by an earlier container, or is a lie, names a process that was there before.
     if stat.start_time < creation.task.start_time {
@@ -823,7 +925,7 @@ pub fn existing(host_root: &Path) -> Vec<Record> {
         .map(|(_, container, process)| (process, container))
         .collect();
     let user_ns = proc::namespace(std::process::id().cast_signed(), "user").unwrap_or_default();
-    let worker = Worker { group: Weak::new(), user_ns };
+    let worker = Worker { group: Weak::new(), user_ns, host_root: host_root.to_owned() };
     for (pid, start_time) in strangers {
         let Ok(pid) = i32::try_from(pid) else { continue };
         let init = Process { pid, start_time };

@@ -1,6 +1,6 @@
 //! A container is refused at each of the four points: what the engine's user sees, and that nothing is left behind.
 //!
-//! `docs/answers.md` is the table of what these tests show. runc and crun by themselves are in `deny.rs`.
+//! `docs/answers.md` is the table of what these tests show. runc and crun by themselves are in `deny.rs`, youki is here.
 
 #[path = "answers/mod.rs"]
 mod answers;
@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use containerhook::{ContainerEvent, EventKind, Record, Verdict};
 use support::{LIMIT, Listener, PATIENCE, only};
 use testkit::{
-    Containerd, Cri, Dockerd, Family, Output, Pod, Podman, Process, Runtime, need, unique_id, wait_until,
-    watchdog,
+    Bundle, Containerd, Cri, Dockerd, Family, Leftovers, Output, Pod, Podman, Process, Runtime, need,
+    unique_id, wait_until, watchdog,
 };
 
 use EventKind::{Created, Deleted, Exec, ExecStopped, Killed, PreCreate, Started, Stopped};
@@ -213,7 +213,6 @@ fn refused_at(kind: EventKind, engine: &dyn Engine, runtime: &Runtime, seen: &Se
     if let Some(pid) = records.last().and_then(|record| record.event.pid()) {
         ensure!(!Process(pid.cast_signed()).is_alive(), "{pid} lives");
     }
-    // Podman leaves its mount of its storage after any run that fails, and takes it away with its next command.
     ensure_lists_nothing(engine)?;
     places.wait_clean_but(&before, &[id], engine.leaves())?;
     if engine.has_shims() {
@@ -474,6 +473,80 @@ mod cri_with_runc {
     }
 }
 
+/// Without an engine.
+mod youki_by_itself {
+    use super::*;
+
+    fn refused(kind: EventKind, act: impl FnOnce(&Runtime, &Bundle) -> Result<()>) -> Result<()> {
+        let _dog = watchdog(LIMIT);
+        let runtime = Runtime::youki()?;
+        let (refuser, listener) = listen(&runtime)?;
+        refuser.refuse(Some(kind));
+        let script = format!("echo {RUNS}; exec sleep 1000");
+        let bundle = Bundle::builder(unique_id("refused")).script(&script).build()?;
+        act(&runtime, &bundle)?;
+        listener.wait_for("the refusal is told", |records| the_refused(records, kind))?;
+        if kind != PreCreate {
+            runtime.delete(bundle.id(), true)?;
+        }
+        ensure!(bundle.stdout().contains(RUNS) == (kind == Exec), "{}", bundle.stdout());
+        listener.wait_idle()?;
+        ensure!(runtime.containers().is_empty(), "{:?}", runtime.containers());
+        let left = || Leftovers::of(bundle.path());
+        wait_until("nothing is left", PATIENCE, || left().is_empty().then_some(()))
+            .with_context(|| left().to_string())?;
+        listener.close()?;
+        Ok(())
+    }
+
+    fn ensure_not_permitted<T>(result: Result<T>) -> Result<()> {
+        let error = format!("{:#}", result.err().context("it succeeded")?);
+        ensure!(error.contains("Operation not permitted"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn at_pre_create() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(PreCreate, |runtime, bundle| ensure_not_permitted(runtime.create(bundle)))
+    }
+
+    #[test]
+    fn at_created() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(Created, |runtime, bundle| {
+            let init = runtime.create(bundle)?;
+            ensure_not_permitted(runtime.start(bundle.id()))?;
+            ensure!(!init.is_alive(), "{init:?} lives");
+            Ok(())
+        })
+    }
+
+    /// The start may have succeeded by then.
+    #[test]
+    fn at_started() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(Started, |runtime, bundle| {
+            let init = runtime.create(bundle)?;
+            let _ = runtime.start(bundle.id());
+            wait_until("the init ends", PATIENCE, || (!init.is_alive()).then_some(()))
+        })
+    }
+
+    #[test]
+    fn at_exec() -> Result<()> {
+        need!(Root, Busybox, Youki);
+        refused(Exec, |runtime, bundle| {
+            let init = runtime.create(bundle)?;
+            runtime.start(bundle.id())?;
+            wait_until("it runs", PATIENCE, || bundle.stdout().contains(RUNS).then_some(()))?;
+            ensure_not_permitted(runtime.exec(bundle.id(), &["/bin/true"]))?;
+            ensure!(init.is_alive(), "the container goes on");
+            Ok(())
+        })
+    }
+}
+
 macro_rules! refusals {
     ($($module:ident($need:ident, $family:ident): $engine:ident {
         pre_create: $pre:expr, created: $created:expr, started: $started:expr $(, exec: $exec:expr)? $(,)?
@@ -534,6 +607,42 @@ refusals! {
         pre_create: Seen(&[(126, &["conmon"])]),
         created: Seen(&[(126, &["runc start", NOT_PERMITTED]), (127, &["attach socket"])]),
         started: Seen(&[(1, &["exec /bin/echo", NOT_PERMITTED])]),
+        exec: Seen(&[(255, &["conmon"])]),
+    }
+    docker_with_crun(Docker, Crun): docker {
+        pre_create: Seen(&[(127, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(125, &["start failed", NOT_PERMITTED]), (125, &[STOPPED])]),
+        started: Seen(&[(1, &["exec container process `/bin/echo`: Operation not permitted"])]),
+        exec: Seen(&[(126, &[NOT_PERMITTED])]),
+    }
+    docker_with_youki(Docker, Youki): docker {
+        pre_create: Seen(&[(127, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(125, &["start failed", NOT_PERMITTED]), (125, &[STOPPED])]),
+        started: Seen(&[(255, &[])]),
+        exec: Seen(&[(126, &[NOT_PERMITTED])]),
+    }
+    containerd_with_crun(Containerd, Crun): containerd {
+        pre_create: Seen(&[(1, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(1, &["start failed", NOT_PERMITTED]), (1, &[STOPPED])]),
+        started: Seen(&[(1, &["exec container process `/bin/echo`: Operation not permitted"])]),
+        exec: Seen(&[(1, &[NOT_PERMITTED])]),
+    }
+    containerd_with_youki(Containerd, Youki): containerd {
+        pre_create: Seen(&[(1, &["fork/exec", NOT_PERMITTED])]),
+        created: Seen(&[(1, &["start failed", NOT_PERMITTED]), (1, &[STOPPED])]),
+        started: Seen(&[(255, &[])]),
+        exec: Seen(&[(1, &[NOT_PERMITTED])]),
+    }
+    podman_with_crun(Podman, Crun): podman {
+        pre_create: Seen(&[(126, &["conmon"])]),
+        created: Seen(&[(126, &["crun start", NOT_PERMITTED]), (127, &["attach socket"])]),
+        started: Seen(&[(1, &["exec container process `/bin/echo`: Operation not permitted"])]),
+        exec: Seen(&[(255, &["conmon"])]),
+    }
+    podman_with_youki(Podman, Youki): podman {
+        pre_create: Seen(&[(126, &["conmon"])]),
+        created: Seen(&[(126, &["youki start", NOT_PERMITTED]), (127, &["attach socket"])]),
+        started: Seen(&[(255, &[])]),
         exec: Seen(&[(255, &["conmon"])]),
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use containerhook::{ContainerEvent, ErrorKind, EventKind, ExitBackend, ExitStatus};
 use libc::SIGKILL;
-use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, only, the};
+use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, end, only, the};
 use testkit::{Bundle, Runtime, Task, need, skip, unique_id, wait_until, watchdog};
 
 /// What a container does, and how it has ended then. (To pid 1 the kernel delivers no other deadly signal than this.)
@@ -115,7 +115,7 @@ fn of_a_watched_process() -> Result<()> {
         ensure!(event.pid() == Some(pid) && !event.held(), "{}", records[0].to_json());
         let exit = *event.exit().context("no exit")?;
         let unknown = backend == ExitBackend::Pidfd && exit == ExitStatus::UNKNOWN;
-        ensure!(unknown || exit == ExitStatus::signaled(SIGKILL), "{backend:?}: {exit:?}");
+        ensure!(unknown || end(exit) == (None, Some(SIGKILL)), "{backend:?}: {exit:?}");
 
         // It has ended, and was awaited: there is nothing to watch.
         for pid in [pid, 0, u32::MAX] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use containerhook::{Container, EventKind, ExitStatus};
 use libc::SIGKILL;
-use support::{Expected, LIMIT, Listener, PATIENCE, WHOLE_LIFE, the};
+use support::{Expected, LIMIT, Listener, PATIENCE, WHOLE_LIFE, end, the};
 use testkit::{Bundle, Family, Process, Runtime, Task, need, unique_id, wait_until, watchdog};
 
 fn created_started_and_deleted(family: Family) -> Result<()> {
@@ -104,7 +104,9 @@ fn ran_with_the_pid_of_its_state(family: Family) -> Result<()> {
     init.kill(SIGKILL)?;
     task.wait(PATIENCE)?;
     let records = listener.wait(bundle.id(), &WHOLE_LIFE)?;
-    ensure!(the(EventKind::Stopped, &records)?.event.exit() == Some(&ExitStatus::signaled(SIGKILL)));
+    ensure!(
+        the(EventKind::Stopped, &records)?.event.exit().map(|exit| end(*exit)) == Some((None, Some(SIGKILL)))
+    );
     listener.close()?;
     Ok(())
 }
@@ -238,7 +240,7 @@ fn executed_in_killed_paused_and_resumed(family: Family) -> Result<()> {
         exit: None,
     }
     .check(&records.iter().filter(|r| r.event.kind() != ExecStopped).cloned().collect::<Vec<_>>())?;
-    ensure!(the(Stopped, &records)?.event.exit() == Some(&ExitStatus::signaled(SIGKILL)));
+    ensure!(the(Stopped, &records)?.event.exit().map(|exit| end(*exit)) == Some((None, Some(SIGKILL))));
     ensure!(listener.of("no-such-container").is_empty());
     listener.close()?;
     Ok(())

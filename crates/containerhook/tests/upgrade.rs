@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, anyhow, ensure};
 use containerhook::{ContainerEvent, ContainerNotifier};
-use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, only};
+use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE};
 use testkit::{Bundle, Rootfs, Runtime, Scratch, Task, need, unique_id, wait_until, watchdog};
 
 fn done(command: &mut Command) -> Result<()> {

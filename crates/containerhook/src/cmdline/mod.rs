@@ -304,6 +304,8 @@ pub(crate) struct Invocation {
     pub(crate) signal: Option<OsString>,
     /// `--resources`, of `update`; `-` is the standard input.
     pub(crate) resources_file: Option<PathBuf>,
+    /// The other options of `update`, by name, as written.
+    pub(crate) limits: Vec<(&'static str, OsString)>,
     /// What `exec` is to execute; `Some` for [`Verb::Exec`] alone.
     pub(crate) exec: Option<ExecRequest>,
     /// What only conmon is told; `Some` for [`Verb::Monitor`] alone.
@@ -339,6 +341,7 @@ impl Invocation {
             work_path: None,
             signal: None,
             resources_file: None,
+            limits: Vec::new(),
             exec: None,
             conmon: None,
         }

@@ -26,6 +26,8 @@ pub(super) enum Key {
     Keep,
     LeaveRunning,
     Log,
+    /// An option of `update`, by its name.
+    Limit(&'static str),
     LogFormat,
     NoNewKeyring,
     NoPivot,
@@ -185,6 +187,11 @@ pub(super) fn apply(inv: &mut Invocation, help: &mut bool, key: Key, value: Opti
         Key::ImagePath => inv.image_path = path(),
         Key::Keep => inv.keep = on(),
         Key::LeaveRunning => inv.leave_running = on(),
+        // One of a name counts, and there are no more than the names.
+        Key::Limit(name) => {
+            inv.limits.retain(|(known, _)| *known != name);
+            inv.limits.extend(word().map(|word| (name, word)));
+        }
         Key::Log => inv.log = word(),
         Key::LogFormat => inv.log_format = word(),
         Key::NoNewKeyring => inv.no_new_keyring = on(),

@@ -53,6 +53,8 @@ pub(crate) struct Ended {
     pub(crate) process: Process,
     /// As `wait(2)` tells it; `None` where it could not be known.
     pub(crate) status: Option<ExitStatus>,
+    /// Of one that ended by SIGKILL: whether the kernel killed it for want of memory. Only BPF tells.
+    pub(crate) oom_killed: Option<bool>,
     /// When; without BPF, when it was noticed.
     pub(crate) at: Instant,
 }
@@ -159,7 +161,8 @@ impl Exits {
 
         if matches!(choice, Choice::Auto | Choice::Bpf) {
             match Records::open(bpf) {
-                Ok(records) => {
+                Ok((records, warning)) => {
+                    warnings.extend(warning);
                     exits.epoll.add(records.fd(), RING).map_err(OpenError::Pidfd)?;
                     exits.records = Some(records);
                     return Ok((exits, warnings));
@@ -355,9 +358,12 @@ impl Exits {
     fn recorded(&mut self, records: &mut Records, record: &Record) {
         // Two threads that leave at the same time both record the end, and a watch may have ended meanwhile.
         if self.take(record.process) {
+            let status = ExitStatus::from_raw(record.status);
+            let killed = status.signal() == Some(libc::SIGKILL);
+            let oom_killed = if killed { records.was_victim(record) } else { None };
             records.remove(record.process.pid);
-            let status = Some(ExitStatus::from_raw(record.status));
-            self.ended.push(Ended { process: record.process, status, at: records.instant(record) });
+            let at = records.instant(record);
+            self.ended.push(Ended { process: record.process, status: Some(status), oom_killed, at });
         }
     }
 
@@ -433,7 +439,8 @@ impl Exits {
     }
 
     fn tell(&mut self, process: Process, status: Option<i32>) {
-        self.ended.push(Ended { process, status: status.map(ExitStatus::from_raw), at: Instant::now() });
+        let status = status.map(ExitStatus::from_raw);
+        self.ended.push(Ended { process, status, oom_killed: None, at: Instant::now() });
         self.bell.ring();
     }
 

@@ -17,6 +17,8 @@ struct Watched {
     at: u64,
     status: i32,
     dead: u32,
+    oom: u32,
+    unused: u32,
 }
 
 // SAFETY: plain integers, without padding.
@@ -27,6 +29,8 @@ unsafe impl Pod for Watched {}
 pub(super) struct Record {
     pub(super) process: Process,
     pub(super) status: i32,
+    /// The kernel killed it for want of memory, as far as was known when it ended.
+    oom: bool,
     /// Nanoseconds of the kernel's monotonic clock.
     at: u64,
 }
@@ -35,6 +39,8 @@ pub(super) struct Record {
 pub(super) struct Records {
     program: Twins,
     _attached: [Attached; 2],
+    /// What tells whom the kernel killed for want of memory.
+    victims: Option<[Attached; 2]>,
     watched: HashMap<MapData, u32, Watched>,
     ring: RingBuf<MapData>,
     unsent: Array<MapData, u64>,
@@ -43,17 +49,28 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn open(bpf: &mut Loader) -> Result<Records, Refused> {
+    /// With a warning where it will not be known whom the kernel killed for want of memory.
+    pub(super) fn open(bpf: &mut Loader) -> Result<(Records, Option<String>), Refused> {
         let program = bpf.twins(c"sched_process_exit", "exit")?;
-        Ok(Records {
-            _attached: program.attach()?,
+        let attached = program.attach()?;
+        let victims = bpf.twins(c"mark_victim", "victim").and_then(|program| program.attach());
+        let (victims, warning) = match victims {
+            Ok(victims) => (Some(victims), None),
+            Err(refused) => {
+                (None, Some(format!("whom the kernel kills for want of memory is not recorded: {refused}")))
+            }
+        };
+        let records = Records {
+            _attached: attached,
             program,
+            victims,
             watched: bpf.hash("watched")?,
             ring: bpf.ring("exits")?,
             unsent: bpf.array("unsent")?,
             unsent_seen: 0,
             clock: Clock::new(),
-        })
+        };
+        Ok((records, warning))
     }
 
     /// Readable when there is a record.
@@ -63,7 +80,7 @@ impl Records {
 
     /// From now on the end of this process is recorded, unless it is past the tracepoint. Refused when the table is full.
     pub(super) fn insert(&mut self, process: Process) -> Result<(), MapError> {
-        let value = Watched { start: process.start_time, at: 0, status: 0, dead: 0 };
+        let value = Watched { start: process.start_time, at: 0, status: 0, dead: 0, oom: 0, unused: 0 };
         self.watched.insert(process.pid as u32, value, 0)
     }
 
@@ -83,6 +100,7 @@ impl Records {
         Some(Record {
             process: Process { pid: half(16), start_time: word(0) },
             status: half(20),
+            oom: half(24) != 0,
             at: word(8),
         })
     }
@@ -114,8 +132,19 @@ impl Records {
         (value.dead != 0 && value.start == process.start_time).then_some(Record {
             process,
             status: value.status,
+            oom: value.oom != 0,
             at: value.at,
         })
+    }
+
+    /// Whether the kernel killed the process for want of memory, of one that ended by SIGKILL and is in the table still;
+    /// `None` where that is not recorded.
+    pub(super) fn was_victim(&self, record: &Record) -> Option<bool> {
+        self.victims.as_ref()?;
+        // The mark can be later than the end: see `mark_victim`.
+        let late = || self.watched.get(&(record.process.pid as u32), 0).ok();
+        let marked = |value: Watched| value.start == record.process.start_time && value.oom != 0;
+        Some(record.oom || late().is_some_and(marked))
     }
 
     /// When it was, on this process's clock.

@@ -30,14 +30,7 @@ impl Lifecycle {
                 let process = Arc::clone(process);
                 self.exec(command, process, detach, now, out);
             }
-            Verb::After(kind) => {
-                self.let_go(hold, out);
-                if let Some(id) = self.addressed(&command.key, false)
-                    && (self.rules.tells(kind) || kind == EventKind::Deleted)
-                {
-                    self.watch(command.process, id, Role::After(kind), out);
-                }
-            }
+            Verb::After(kind) => self.after(command, kind, out),
         }
     }
 
@@ -55,7 +48,7 @@ impl Lifecycle {
     }
 
     /// The life that a runtime means by this key.
-    fn addressed(&self, key: &Key, start: bool) -> Option<LifeId> {
+    pub(super) fn addressed(&self, key: &Key, start: bool) -> Option<LifeId> {
         let newest = *self.keys.get(key)?;
         // As long as an id is in use, another create of it does not get far: the state is still that of the earlier life.
         let mut next = Some(newest);
@@ -242,6 +235,7 @@ impl Lifecycle {
     ) {
         let Some(life) = self.lives.get_mut(&id) else { return };
         life.entered = true;
+        life.started_at = Some(time);
         let why = life.unmarked.clone().unwrap_or_else(|| "its entrypoint is not marked".into());
         let turn = Turn {
             detail: Some(format!("not held: {why}")),
@@ -325,10 +319,11 @@ impl Lifecycle {
         let Some(life) = self.lives.get_mut(&id) else { return self.let_go(hold, out) };
         life.marked = false;
         life.entered = true;
+        life.started_at = Some(time);
         if let Some((_, at)) = life.awaiting.take() {
             self.due.remove(&(at, Due::Entry(id)));
         }
-        life.exec = Some(Arc::new(ExecProcess { args, cwd: None, user: None, tty: false }));
+        life.exec = Some(Arc::new(ExecProcess { args, ..ExecProcess::default() }));
         let kind = if created { EventKind::Started } else { EventKind::Created };
         let deadline = at + self.rules.deadline(kind);
         self.keep(hold, id, HoldOf::Entry, deadline);
@@ -338,6 +333,7 @@ impl Lifecycle {
         }
         self.set_init(id, process);
         self.watch(process, id, Role::Init, out);
+        out.push(Action::Learn(process));
         out.push(Action::Release { life: id });
         let effect = Effect::EntryCreated { hold, at, time, executable };
         if self.rules.tells(EventKind::Created) {
@@ -382,41 +378,6 @@ impl Lifecycle {
         if self.holds.contains_key(&hold) {
             self.keep(hold, id, HoldOf::Entry, deadline);
         }
-        self.push(id, turn, now, out);
-    }
-
-    /// A runtime is about to execute a process in a container.
-    fn exec(
-        &mut self,
-        command: Command,
-        process: Arc<ExecProcess>,
-        detach: bool,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        let Command { hold, at, held, .. } = command;
-        if !self.rules.tells(EventKind::Exec) && !self.rules.tells(EventKind::ExecStopped) {
-            self.let_go(hold, out);
-            return;
-        }
-        let known = self.addressed(&command.key, false);
-        let id = known.unwrap_or_else(|| self.stranger(command.key, command.container));
-        self.watch(command.process, id, Role::Exec { detach }, out);
-        if !self.rules.tells(EventKind::Exec) {
-            self.let_go(hold, out);
-            return;
-        }
-        let deadline = at + self.rules.deadline(EventKind::Exec);
-        if held {
-            self.keep(hold, id, HoldOf::Exec, deadline);
-        }
-        let turn = Turn {
-            held: held.then_some((at, deadline)),
-            caller: Some(command.process.pid),
-            exec: Some(process),
-            detail: command.detail,
-            ..Turn::new(EventKind::Exec, command.time, Effect::Exec { hold, process: command.process })
-        };
         self.push(id, turn, now, out);
     }
 
@@ -532,6 +493,7 @@ impl Lifecycle {
             Init::Watched(process) => {
                 self.set_init(id, process);
                 self.processes.add(process, id, Role::Init);
+                out.push(Action::Learn(process));
             }
             Init::Ended(process, status) => {
                 self.set_init(id, process);

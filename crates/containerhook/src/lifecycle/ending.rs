@@ -1,8 +1,9 @@
 //! How lives end, and how they are forgotten.
 
 use super::lane::{Effect, Turn};
-use super::life::{Life, Role};
+use super::life::Role;
 use super::*;
+use crate::event::Ending;
 
 /// Ended lives that no runtime has deleted are remembered, so that a late `delete` is told with what is known; no more
 /// than this many.
@@ -26,29 +27,11 @@ impl Lifecycle {
             match role {
                 Role::Creator => self.creator_ended(id, status, time, now, out),
                 Role::Init => self.init_ended(id, status, time, now, out),
-                Role::Exec { detach } => {
-                    // A detached exec's runtime ends before the process it executed.
-                    if !detach {
-                        let turn = Turn {
-                            exit: Some(status),
-                            ..Turn::new(EventKind::ExecStopped, time, Effect::None)
-                        };
-                        self.push(id, turn, now, out);
-                    }
-                    self.retire(id, out);
+                Role::Exec { detach } => self.exec_ended(id, process, detach, status, time, now, out),
+                Role::Executed => {
+                    self.exec_stopped(id, process, Some(process), status, None, time, now, out);
                 }
-                Role::After(kind) => {
-                    // `delete --force` of a container that is still being created finds nothing, and succeeds.
-                    let early = self.lives.get(&id).is_none_or(Life::creator_works);
-                    if early || status.success() == Some(false) {
-                        continue;
-                    }
-                    if kind == EventKind::Deleted {
-                        self.deleted(id, time, now, out);
-                    } else {
-                        self.push(id, Turn::new(kind, time, Effect::None), now, out);
-                    }
-                }
+                Role::After(kind) => self.done(id, process, kind, status, time, now, out),
             }
         }
     }
@@ -66,6 +49,13 @@ impl Lifecycle {
             return;
         }
         life.init_ended = true;
+        let ending = Ending {
+            started_at: life.started_at,
+            // Of an end that nobody saw only the news has a time.
+            finished_at: (status != ExitStatus::UNKNOWN).then_some(time),
+            cgroup: life.cgroup.take(),
+            ..Ending::default()
+        };
         if std::mem::take(&mut life.marked) {
             out.push(Action::Unmark { life: id, by: None });
         }
@@ -75,7 +65,11 @@ impl Lifecycle {
                 self.answer(hold, Some(refusal), out);
             }
         }
-        let turn = Turn { exit: Some(status), ..Turn::new(EventKind::Stopped, time, Effect::None) };
+        let turn = Turn {
+            exit: Some(status),
+            ending: Some(Arc::new(ending)),
+            ..Turn::new(EventKind::Stopped, time, Effect::None)
+        };
         self.push(id, turn, now, out);
         if let Some((time, at)) = deleting {
             self.due.remove(&(at, Due::Deleted(id)));
@@ -220,8 +214,25 @@ impl Lifecycle {
             out.push(Action::Unmark { life: id, by: None });
         }
         for process in self.processes.drop_life(id) {
+            self.errands.remove(&process);
             out.push(Action::Unwatch(process));
         }
+    }
+
+    /// The cgroup of a container's init.
+    pub(crate) fn cgroup(&self, init: Process) -> Option<&Arc<Cgroup>> {
+        self.init_of(init).and_then(|id| self.lives.get(&id)?.cgroup.as_ref())
+    }
+
+    pub(super) fn set_cgroup(&mut self, init: Process, cgroup: &Arc<Cgroup>) {
+        if let Some(life) = self.init_of(init).and_then(|id| self.lives.get_mut(&id)) {
+            life.cgroup = Some(Arc::clone(cgroup));
+        }
+    }
+
+    fn init_of(&self, init: Process) -> Option<LifeId> {
+        let role = self.processes.roles(init).iter().find(|(_, role)| *role == Role::Init);
+        role.map(|(id, _)| *id)
     }
 
     pub(super) fn watch(&mut self, process: Process, id: LifeId, role: Role, out: &mut Vec<Action>) {
@@ -232,6 +243,7 @@ impl Lifecycle {
 
     pub(super) fn drop_role(&mut self, process: Process, id: LifeId, role: Role, out: &mut Vec<Action>) {
         if self.processes.drop_role(process, id, role) {
+            self.errands.remove(&process);
             out.push(Action::Unwatch(process));
         }
     }

@@ -48,6 +48,7 @@ impl Lifecycle {
         let Existing { key, container, process, time } = existing;
         let id = self.adopt(Some(key), container, process);
         out.push(Action::Watch(process));
+        out.push(Action::Learn(process));
         if self.rules.tells(EventKind::Created) {
             let turn = Turn { existing: true, ..Turn::new(EventKind::Created, time, Effect::None) };
             self.push(id, turn, now, out);
@@ -65,6 +66,7 @@ impl Lifecycle {
         let pid = u32::try_from(process.pid).ok();
         self.adopt(None, Container { id, pid, ..Container::default() }, process);
         out.push(Action::Watch(process));
+        out.push(Action::Learn(process));
     }
 
     /// A container that a runtime speaks of.

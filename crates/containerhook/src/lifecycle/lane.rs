@@ -2,6 +2,7 @@
 
 use super::life::{Finishing, Gate};
 use super::*;
+use crate::event::Ending;
 
 /// What happens when an event is settled.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub(super) struct Turn {
     pub(super) exit: Option<ExitStatus>,
     pub(super) exec: Option<Arc<ExecProcess>>,
     pub(super) detail: Option<String>,
+    pub(super) ending: Option<Arc<Ending>>,
+    pub(super) asked: Option<Arc<Asked>>,
     pub(super) effect: Effect,
     pub(super) token: Token,
     /// Its deadline passed before its turn came, and this is what was done.
@@ -51,6 +54,8 @@ impl Turn {
             exit: None,
             exec: None,
             detail: None,
+            ending: None,
+            asked: None,
             effect,
             token: 0,
             answered: None,
@@ -113,6 +118,8 @@ impl Lifecycle {
                 exit: turn.exit,
                 exec: turn.exec,
                 detail: turn.detail,
+                ending: turn.ending,
+                asked: turn.asked,
                 ..new_event(turn.kind, turn.time, container, turn.held, turn.caller)
             };
             let (event, since, due) = match (turn.held, turn.answered) {

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::lane::Turn;
 use super::{Entry, Existing, HoldId, Key, LifeId, Refusal, Token, Verb};
+use crate::cgroup::Cgroup;
 use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus};
 use crate::exit::Process;
 
@@ -60,6 +61,9 @@ pub(super) struct Life {
     /// When a `start` was seen that has not been told of.
     pub(super) start_seen: Option<SystemTime>,
     pub(super) exec: Option<Arc<ExecProcess>>,
+    /// When the init ran its first instruction.
+    pub(super) started_at: Option<SystemTime>,
+    pub(super) cgroup: Option<Arc<Cgroup>>,
     pub(super) existing: bool,
     pub(super) lane: VecDeque<Turn>,
     pub(super) telling: Option<Token>,
@@ -97,6 +101,8 @@ impl Life {
             awaiting: None,
             start_seen: None,
             exec: None,
+            started_at: None,
+            cgroup: None,
             existing: false,
             lane: VecDeque::new(),
             telling: None,
@@ -149,8 +155,19 @@ impl Life {
 pub(super) enum Role {
     Creator,
     Init,
-    Exec { detach: bool },
+    /// The runtime that executes a process.
+    Exec {
+        detach: bool,
+    },
+    /// A process that outlives the runtime that executed it.
+    Executed,
     After(EventKind),
+}
+
+impl Role {
+    pub(super) fn is_runtime(self) -> bool {
+        !matches!(self, Role::Init | Role::Executed)
+    }
 }
 
 /// The watched processes. One may be several things: a container's init may be a runtime that creates another.
@@ -206,7 +223,7 @@ impl Processes {
 
     /// Is it a runtime at work?
     pub(super) fn is_runtime(&self, process: Process) -> bool {
-        self.roles(process).iter().any(|(_, role)| *role != Role::Init)
+        self.roles(process).iter().any(|(_, role)| role.is_runtime())
     }
 
     /// The processes of this pid that have not been reported to have ended: more than one where a report is late.

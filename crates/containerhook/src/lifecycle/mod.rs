@@ -6,6 +6,7 @@
 
 mod creation;
 mod ending;
+mod errand;
 mod found;
 mod lane;
 mod life;
@@ -18,13 +19,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::cgroup::Cgroup;
 use crate::config::Config;
-use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict};
+use crate::event::{
+    Answer, Asked, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict,
+};
 use crate::exit::Process;
 use crate::handler::{Choice, Decision, DenyError};
 use crate::notifier::OnTimeout;
 use crate::outlet::Level;
 
+use errand::Errand;
 use lane::Telling;
 use life::{Life, Processes, Role};
 
@@ -96,6 +101,8 @@ pub(crate) struct Command {
     pub(crate) key: Key,
     /// What the command line and the bundle say.
     pub(crate) container: Container,
+    /// What is asked of it, where that is told.
+    pub(crate) asked: Option<Arc<Asked>>,
     pub(crate) detail: Option<String>,
     /// It is held still: reading it did not take too long.
     pub(crate) held: bool,
@@ -158,6 +165,13 @@ pub(crate) enum Input {
         marked: bool,
         time: SystemTime,
     },
+    /// The pid file of a detached `exec` was read.
+    ExecFound {
+        life: LifeId,
+        runtime: Process,
+        found: Init,
+        time: SystemTime,
+    },
     Ended {
         process: Process,
         status: ExitStatus,
@@ -170,6 +184,11 @@ pub(crate) enum Input {
     WatchTermination {
         id: String,
         process: Process,
+    },
+    /// Which cgroup this init is in.
+    Cgroup {
+        process: Process,
+        cgroup: Arc<Cgroup>,
     },
     Existing(Box<Existing>),
     /// The kernel has shown the first program of a `run` that nothing held.
@@ -223,6 +242,13 @@ pub(crate) enum Action {
     FindInit {
         life: LifeId,
     },
+    /// The runtime of a detached `exec` has ended: learn the process's pid, watch it; then `ExecFound`.
+    FindExec {
+        life: LifeId,
+        runtime: Process,
+    },
+    /// Learn the cgroup of this init; then `Cgroup`, if there is one.
+    Learn(Process),
     /// Report this process's end.
     Watch(Process),
     Unwatch(Process),
@@ -298,6 +324,8 @@ pub(crate) struct Lifecycle {
     /// The lives that are not over, by what runtimes call them.
     keys: HashMap<Key, LifeId>,
     processes: Processes,
+    /// What processes are at work for, by the runtime's, or by the one it executed.
+    errands: HashMap<Process, Errand>,
     told: HashMap<Token, Telling>,
     /// Executions that are not answered yet.
     holds: HashMap<HoldId, Hold>,
@@ -317,6 +345,7 @@ impl Lifecycle {
             lives: HashMap::new(),
             keys: HashMap::new(),
             processes: Processes::default(),
+            errands: HashMap::new(),
             told: HashMap::new(),
             holds: HashMap::new(),
             due: BTreeSet::new(),
@@ -352,7 +381,7 @@ impl Lifecycle {
 
     /// Is a runtime at work known to have this pid? Then its exec is a runtime executing itself again.
     pub(crate) fn knows(&self, pid: i32) -> Option<Process> {
-        let runtime = |roles: &[(LifeId, Role)]| roles.iter().any(|(_, role)| *role != Role::Init);
+        let runtime = |roles: &[(LifeId, Role)]| roles.iter().any(|(_, role)| role.is_runtime());
         self.processes.of_pid(pid).filter(|(_, roles)| runtime(roles)).last().map(|(process, _)| process)
     }
 
@@ -385,8 +414,12 @@ impl Lifecycle {
                 }
                 self.init_found(id, init, time, now, out);
             }
+            Input::ExecFound { life, runtime, found, time } => {
+                self.exec_found(life, runtime, found, time, now, out);
+            }
             Input::Ended { process, status, time } => self.process_ended(process, status, time, now, out),
             Input::Replied { token, decision } => self.replied(token, decision, now, out),
+            Input::Cgroup { process, cgroup } => self.set_cgroup(process, &cgroup),
             Input::WatchTermination { id, process } => self.watch_termination(id, process, out),
             Input::Existing(existing) => self.existing(*existing, now, out),
             Input::Ran { init, ancestors, time } => self.ran(init, &ancestors, time, now, out),
@@ -501,5 +534,7 @@ fn new_event(
         exit: None,
         exec: None,
         detail: None,
+        ending: None,
+        asked: None,
     }
 }

@@ -61,6 +61,7 @@ impl Lifecycle {
         let why = life.unmarked.get_or_insert_with(|| "its entrypoint was not marked".into()).clone();
         out.push(Action::Release { life: id });
         self.watch(init, id, Role::Init, out);
+        out.push(Action::Learn(init));
         self.tell_untold(id, false, why, time, now, out);
     }
 
@@ -75,6 +76,7 @@ impl Lifecycle {
         }
         let id = self.adopt(Some(key), container, init);
         out.push(Action::Watch(init));
+        out.push(Action::Learn(init));
         self.tell_untold(id, existing, "its runtime is not marked".into(), time, now, out);
     }
 

@@ -62,7 +62,8 @@ impl Places {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.mounts_of.0)).unwrap_or_default();
         for line in table.lines() {
             let at = line.split(' ').nth(4).unwrap_or_default();
-            if named(line) {
+            // Podman leaves its own mount of its storage after any run that fails, and takes it away with a later command.
+            if named(line) && Path::new(at) != self.own.join("storage/overlay") {
                 traces.mounts.insert(at.to_owned());
             }
             if line.split(" - ").nth(1).is_some_and(|kind| kind.starts_with("cgroup")) {

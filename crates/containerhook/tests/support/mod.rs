@@ -229,11 +229,19 @@ impl Expected<'_> {
             }
             let exit = self.exit.filter(|_| event.kind() == EventKind::Stopped);
             if event.kind() != EventKind::Stopped || exit.is_some() {
-                ensure!(event.exit() == exit.as_ref(), say(&format!("the exit is not {exit:?}")));
+                ensure!(
+                    event.exit().copied().map(end) == exit.map(end),
+                    say(&format!("the exit is not {exit:?}"))
+                );
             }
         }
         Ok(())
     }
+}
+
+/// How it ended, without what only some kernels tell of it.
+pub fn end(exit: ExitStatus) -> (Option<i32>, Option<i32>) {
+    (exit.code, exit.signal)
 }
 
 /// Seconds since boot, as a container reads them from its `/proc/uptime`.

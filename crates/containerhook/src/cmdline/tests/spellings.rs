@@ -158,7 +158,10 @@ fn runc_other_verbs() {
     each(Family::Runc, &["runc ps c1 -ef", "runc ps -f json c1"], &base(Verb::Ps));
     each(Family::Runc, &["runc events --stats c1", "runc events --interval 5s c1"], &base(Verb::Events));
     let update = Invocation { resources_file: path("-"), ..base(Verb::Update) };
-    each(Family::Runc, &["runc update -r - --memory 7 c1", "runc update --resources=- c1"], &update);
+    each(Family::Runc, &["runc update -r - c1", "runc update --resources=- c1"], &update);
+    let update =
+        Invocation { limits: vec![("memory", "7".into()), ("cpu-quota", "9".into())], ..base(Verb::Update) };
+    each(Family::Runc, &["runc update --memory 5 --memory 7 --cpu-quota=9 c1"], &update);
     let restore = Invocation {
         image_path: path("/i"),
         work_path: path("/w"),
@@ -284,7 +287,9 @@ fn crun_other_verbs() {
     let regex = Invocation { regex: true, force: true, id: os("c.*"), ..base(Verb::Delete) };
     each(Family::Crun, &["crun delete -fr c.*", "crun delete --force --regex c.*"], &regex);
     let update = Invocation { resources_file: path("/f"), ..base(Verb::Update) };
-    each(Family::Crun, &["crun update -r/f c1", "crun update --resources=/f --memory 7 c1"], &update);
+    each(Family::Crun, &["crun update -r/f c1", "crun update --resources=/f c1"], &update);
+    let update = Invocation { limits: vec![("memory", "7".into())], ..update };
+    each(Family::Crun, &["crun update --resources=/f --memory 7 c1"], &update);
     for (line, verb) in [
         ("crun --version", Verb::Help),
         ("crun -V", Verb::Help),

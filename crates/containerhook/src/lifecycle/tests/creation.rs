@@ -621,6 +621,7 @@ fn a_pid_that_is_used_again_is_another_process() {
         verb: create(),
         key: key("d"),
         container: Container { id: "d".into(), ..Container::default() },
+        asked: None,
         detail: None,
         held: false,
     };

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::super::*;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
-pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), signal: None, oom_killed: None };
-pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), signal: None, oom_killed: None };
-pub(super) const KILLED: ExitStatus = ExitStatus { code: None, signal: Some(9), oom_killed: None };
+pub(super) const EXITED: ExitStatus = ExitStatus { code: Some(0), ..ExitStatus::UNKNOWN };
+pub(super) const FAILED: ExitStatus = ExitStatus { code: Some(1), ..ExitStatus::UNKNOWN };
+pub(super) const KILLED: ExitStatus = ExitStatus { signal: Some(9), ..ExitStatus::UNKNOWN };
 
 /// When, and by which denial.
 type Answered = (Instant, Option<Refusal>);
@@ -27,6 +27,8 @@ pub(super) struct Rig {
     pub(super) killed: Vec<Process>,
     pub(super) finishing: Vec<(LifeId, Option<Config>, bool)>,
     pub(super) finding: Vec<LifeId>,
+    /// Runtimes whose detached processes are looked for.
+    pub(super) execs: Vec<Process>,
     pub(super) marks: HashSet<LifeId>,
     pub(super) creations: HashSet<LifeId>,
     pub(super) logs: Vec<String>,
@@ -86,6 +88,7 @@ impl Rig {
             killed: Vec::new(),
             finishing: Vec::new(),
             finding: Vec::new(),
+            execs: Vec::new(),
             marks: HashSet::new(),
             creations: HashSet::new(),
             logs: Vec::new(),
@@ -153,6 +156,8 @@ impl Rig {
                 Action::Unwatch(process) => {
                     assert!(self.watched.remove(&process), "{process:?} was not watched");
                 }
+                Action::Learn(_) => {}
+                Action::FindExec { runtime, .. } => self.execs.push(runtime),
                 Action::Kill(process) => self.killed.push(process),
                 Action::Unmark { life, .. } => {
                     self.marks.remove(&life);
@@ -196,6 +201,7 @@ impl Rig {
             verb,
             key: key(id),
             container: Container { id: id.into(), ..Container::default() },
+            asked: None,
             detail: None,
             held,
         };
@@ -270,6 +276,16 @@ impl Rig {
         }
         let time = self.time();
         self.apply(Input::InitFound { life, init, marked: false, time });
+    }
+
+    /// The pid file of a detached exec is read.
+    pub(super) fn exec_found(&mut self, life: LifeId, runtime: Process, found: Init) {
+        self.execs.retain(|other| *other != runtime);
+        if let Init::Watched(process) = found {
+            self.watched.insert(process);
+        }
+        let time = self.time();
+        self.apply(Input::ExecFound { life, runtime, found, time });
     }
 
     pub(super) fn reply_to(&mut self, token: Token, decision: Result<Decision, String>) {
@@ -362,6 +378,7 @@ impl Rig {
         assert!(of.lives.is_empty(), "lives are left: {:?}", of.lives.keys());
         assert!(of.keys.is_empty(), "keys are left: {:?}", of.keys);
         assert!(of.processes.is_empty() && self.watched.is_empty(), "watched still: {:?}", self.watched);
+        assert!(of.errands.is_empty() && self.execs.is_empty(), "errands are left: {:?}", of.errands);
         assert!(of.told.is_empty() && of.holds.is_empty() && of.due.is_empty() && of.ended.is_empty());
         assert!(self.open.is_empty() && self.finding.is_empty() && self.finishing.is_empty());
         assert!(self.marks.is_empty() && self.creations.is_empty(), "{:?} {:?}", self.marks, self.creations);

@@ -1,5 +1,7 @@
 //! A model of legal lives: what a stream of events may say, and what it may not.
 //!
+//! `containerhook verify` holds a log against it, and the library's own tests every stream of theirs.
+//!
 //! It reads the JSON of the contract line by line and knows nothing of how the lines were made, so it can judge a log
 //! of any age, and the library's own tests.
 //!
@@ -10,7 +12,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 
-use containerhook::EventKind;
+use crate::event::EventKind;
 use serde_json::Value;
 
 /// How many ended lives are remembered, to tell an event too many from an event of a container never seen.
@@ -21,15 +23,15 @@ const LIVES_OF_AN_ID: usize = 32;
 
 /// What the stream may lack by the way it was made.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// The kinds of events it holds; all where there are none.
-    pub(crate) kinds: Vec<EventKind>,
+    pub kinds: Vec<EventKind>,
     /// Numbers may have gaps: it holds some containers' events only.
-    pub(crate) gaps: bool,
+    pub gaps: bool,
     /// It begins anywhere, and any line may be missing: it was cut.
-    pub(crate) partial: bool,
+    pub partial: bool,
     /// Every life that begins must end before the stream does.
-    pub(crate) complete: bool,
+    pub complete: bool,
 }
 
 impl Rules {
@@ -41,13 +43,13 @@ impl Rules {
 
 /// Something that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Violation {
+pub struct Violation {
     /// The line, counted from 1; `None` where the whole stream lacks something.
-    pub(crate) line: Option<u64>,
+    pub line: Option<u64>,
     /// The container's id, where it is about one.
-    pub(crate) id: Option<String>,
+    pub id: Option<String>,
     /// What is wrong.
-    pub(crate) what: String,
+    pub what: String,
 }
 
 impl fmt::Display for Violation {
@@ -65,15 +67,15 @@ impl fmt::Display for Violation {
 
 /// What was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Summary {
+pub struct Summary {
     /// Lines that were events.
-    pub(crate) events: u64,
+    pub events: u64,
     /// Lives that were seen to begin.
-    pub(crate) lives: u64,
+    pub lives: u64,
     /// Lives that were seen to end.
-    pub(crate) ended: u64,
+    pub ended: u64,
     /// Lives that were open when the stream ended.
-    pub(crate) open: u64,
+    pub open: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +107,7 @@ struct Life {
 
 /// Judges a stream, line by line.
 #[derive(Debug, Default)]
-pub(crate) struct Model {
+pub struct Model {
     rules: Rules,
     last_seq: Option<u64>,
     lives: HashMap<String, Vec<Life>>,
@@ -132,15 +134,21 @@ struct Event<'a> {
     denied: bool,
     /// It was not held, and says why.
     unheard: bool,
+    /// It has a word more to say.
+    detailed: bool,
+    /// Nothing is known of it but its id and pid.
+    found: bool,
 }
 
 impl Model {
-    pub(crate) fn new(rules: Rules) -> Model {
+    /// A model that has seen nothing yet.
+    #[must_use]
+    pub fn new(rules: Rules) -> Model {
         Model { rules, ..Model::default() }
     }
 
     /// Takes the next line. What it violates is found by [`take_violations`](Self::take_violations).
-    pub(crate) fn line(&mut self, number: u64, line: &Value) {
+    pub fn line(&mut self, number: u64, line: &Value) {
         let before = self.found.len();
         if let Some(event) = self.shape(line) {
             self.summary.events += 1;
@@ -152,12 +160,14 @@ impl Model {
     }
 
     /// What was found since the last time.
-    pub(crate) fn take_violations(&mut self) -> Vec<Violation> {
+    #[must_use]
+    pub fn take_violations(&mut self) -> Vec<Violation> {
         std::mem::take(&mut self.found)
     }
 
     /// Ends the stream.
-    pub(crate) fn finish(mut self) -> (Summary, Vec<Violation>) {
+    #[must_use]
+    pub fn finish(mut self) -> (Summary, Vec<Violation>) {
         let mut open: Vec<(&String, Stage)> = self
             .lives
             .iter()
@@ -244,6 +254,8 @@ impl Model {
             owner: line["owner_uid"].as_u64(),
             denied: line["answer"]["decision"] == "deny",
             unheard: line["held"] == false && line["detail"].is_string(),
+            detailed: line["detail"].is_string(),
+            found: line["runtime"].is_null() && line["bundle"].is_null() && !line["pid"].is_null(),
         })
     }
 
@@ -405,10 +417,11 @@ impl Model {
     }
 
     fn created(&mut self, event: &Event<'_>) {
-        let Some(pid) = event.pid else {
+        // One whose pid could not be learned is told all the same, and says so.
+        if event.pid.is_none() && !event.unheard && !event.detailed {
             self.violated(event.id, "created without a pid");
             return;
-        };
+        }
         let begun =
             |life: &Life| life.stage == Stage::Creating || (event.existing && life.stage == Stage::Unseen);
         let mut life = match self.take(event, begun) {
@@ -424,7 +437,9 @@ impl Model {
             }
             None => {
                 let again = self.lives.get(event.id).is_some_and(|lives| {
-                    lives.iter().any(|life| life.pid == Some(pid) && life.stage != Stage::Stopped)
+                    lives.iter().any(|life| {
+                        event.pid.is_some() && life.pid == event.pid && life.stage != Stage::Stopped
+                    })
                 });
                 if again {
                     self.violated(event.id, "created was told twice");
@@ -448,13 +463,16 @@ impl Model {
         }
         if self.rules.tells(EventKind::Stopped)
             && !self.lossy
+            && let Some(pid) = event.pid
             && let Some(owner) = self.pids.get(&pid).filter(|_| life.stage != Stage::Unseen).cloned()
         {
             self.violated(event.id, format!("its pid {pid} is that of {owner}, which has not stopped"));
         }
-        self.pids.insert(pid, event.id.to_owned());
+        if let Some(pid) = event.pid {
+            self.pids.insert(pid, event.id.to_owned());
+        }
         life.stage = Stage::Created;
-        life.pid = Some(pid);
+        life.pid = event.pid;
         life.denied = event.denied.then_some("created");
         self.put(event.id, life);
     }
@@ -500,7 +518,12 @@ impl Model {
             None if self.over.contains(event.id) || self.lives.contains_key(event.id) => {
                 self.violated(event.id, "stopped was told twice");
             }
-            None if !event.existing && self.rules.tells(EventKind::Created) && !self.lossy => {
+            // Of what others have found nothing but the end is told.
+            None if !event.existing
+                && !event.found
+                && self.rules.tells(EventKind::Created)
+                && !self.lossy =>
+            {
                 self.violated(event.id, "stopped without created");
             }
             None => {}
@@ -657,7 +680,7 @@ mod tests {
         let kind = words.next().unwrap();
         let mut event = json!({
             "event": kind, "seq": seq, "time": "2026-11-23T21:31:54.123456789Z", "id": words.next().unwrap_or(""),
-            "name": null, "pid": null, "bundle": null, "runtime": null, "engine": null, "held": false,
+            "name": null, "pid": null, "bundle": null, "runtime": {"name": "runc", "path": "/runc"}, "engine": null, "held": false,
             "existing": false, "answer": null, "rootless": false, "owner_uid": 0, "image": null,
             "kubernetes": null, "exec": null, "exit": null
         });
@@ -688,6 +711,7 @@ mod tests {
                     event["held"] = json!(true);
                     event["answer"] = answer(word);
                 }
+                None if word == "found" => event["runtime"] = Value::Null,
                 None if word == "unanswered" => event["answer"] = Value::Null,
                 None => event[word] = json!(true),
             }
@@ -773,6 +797,10 @@ mod tests {
             // There before the listener.
             &["created a pid=5 existing", "stopped a pid=5 code=0", "deleted a pid=5"],
             &["stopped a pid=5 existing"],
+            // Found by others.
+            &["stopped a pid=5 found"],
+            // Its pid could not be learned.
+            &["pre-create a", "created a detail=x", "stopped a"],
             &[
                 "exec a pid=5 allow",
                 "exec-stopped a pid=5 code=1",
