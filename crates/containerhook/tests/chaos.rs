@@ -173,7 +173,7 @@ impl Listener {
     }
 }
 
-/// What became of one container.
+/// What became of one container; a test that fails shows all of it.
 #[derive(Debug)]
 #[allow(dead_code, reason = "printed where a test fails")]
 struct Ran {
@@ -182,6 +182,7 @@ struct Ran {
     came_to: Result<Option<i32>, i32>,
     /// Uptime at its first instruction.
     began: Option<f64>,
+    #[allow(dead_code, reason = "it is for who reads why a test failed")]
     stderr: String,
 }
 
