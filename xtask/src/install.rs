@@ -46,6 +46,9 @@ pub(crate) const TESTS: &[Package] = &[
     program("runsc", "runsc"),
 ];
 
+pub(crate) const BENCH: &[Package] =
+    &[program("runc", "runc"), program("crun", "crun"), program("busybox-static", "busybox")];
+
 /// What youki is built with.
 const FOR_YOUKI: &[Package] = &[
     program("pkg-config", "pkg-config"),

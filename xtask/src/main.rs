@@ -1,5 +1,6 @@
 //! What the repository needs beyond cargo.
 
+mod bench;
 mod bpf;
 mod ci;
 mod demo;
@@ -17,6 +18,7 @@ use clap::Parser;
 enum Task {
     Demo(demo::Demo),
     Test(test::Test),
+    Bench(bench::Bench),
     /// Compile the BPF object that is committed beside its source
     Bpf {
         /// Write nothing; fail when the committed object is not what the source compiles to
@@ -30,12 +32,14 @@ const EXAMPLES: &str = "Examples:
   cargo xtask demo          see a container held and told, from its creation to its end
   cargo xtask test          install what the tests need, and run them all
   cargo xtask test docker   only the tests with docker in their name
+  cargo xtask bench --quick   see what it costs
   cargo xtask ci            everything that has to pass before a change is merged";
 
 fn main() -> std::process::ExitCode {
     let result = match Task::parse() {
         Task::Demo(demo) => demo.run(),
         Task::Test(test) => test.run(),
+        Task::Bench(bench) => bench.run(),
         Task::Bpf { check } => bpf::run(check),
         Task::Ci(ci) => ci.run(),
     };

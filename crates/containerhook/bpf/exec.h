@@ -132,7 +132,7 @@ INLINE int process_exec(int direct, int twin, struct task_struct *task, struct l
 
 	/*
 	 * The second of the twins speaks only where the first was skipped. Without `init` there is nothing to say twice: the
-	 * first has taken `under` out.
+	 * first has marked `under` as stopped.
 	 */
 	if (init && twin) {
 		if (bpf_map_delete_elem(&dealt_with, &tgid) == 0)

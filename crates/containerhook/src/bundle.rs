@@ -71,6 +71,15 @@ pub(crate) fn open_with_config(caller: &Caller<'_>, bundle: Option<&Path>, confi
     Opened { dir: Some(dir), host_path, config }
 }
 
+/// Whether `config.json` in the bundle's directory holds the very bytes that `known` was read from. They are compared, not
+/// parsed: nearly always they do.
+pub(crate) fn is_still(caller: &Caller<'_>, dir: &OwnedFd, known: &Config) -> bool {
+    let Ok(_rights) = caller.rights() else { return false };
+    let beneath = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
+    sys::openat2(dir.as_fd(), Path::new("config.json"), libc::O_PATH, beneath)
+        .is_ok_and(|file| read_bounded(&file, CONFIG_LIMIT).is_ok_and(|bytes| bytes == known.raw()))
+}
+
 fn read_config(
     caller: &Caller<'_>,
     dir: &OwnedFd,

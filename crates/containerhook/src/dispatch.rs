@@ -3,6 +3,9 @@
 //! An event that nobody waits for any more is *late*. One that a handler is at makes way: the life's next event is told
 //! beside it, or a handler that never returns would silence its container. One that no thread had taken yet keeps its
 //! place, and is told as not held.
+//!
+//! Anybody may execute a runtime and so make an event. Those of rootless containers, *guests*, are given no more than
+//! three quarters of the threads: nobody but root can keep root's containers waiting.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +28,9 @@ struct Job {
     late: bool,
 }
 
+/// Guests that wait for a thread to be free; events that come late to one beyond these are dropped.
+const MOST_GUESTS: usize = 4096;
+
 /// What is told of one life.
 #[derive(Default)]
 struct Lane {
@@ -32,12 +38,23 @@ struct Lane {
     busy: Option<(JobNo, Token)>,
     /// What comes after it.
     queue: VecDeque<Job>,
+    guest: bool,
+    /// It is among the guests that wait.
+    waits: bool,
 }
 
-type Lanes = HashMap<LifeId, Lane>;
+#[derive(Default)]
+struct Lanes {
+    of: HashMap<LifeId, Lane>,
+    /// How many guests' events the pool has.
+    guests: usize,
+    /// The guests whose turn is to come.
+    waiting: VecDeque<LifeId>,
+}
 
 struct Shared {
     pool: OnceLock<Pool<Job>>,
+    most_guests: usize,
     lanes: Mutex<Lanes>,
 }
 
@@ -57,7 +74,8 @@ impl Dispatch {
         patience: Duration,
         reply: impl Fn(Token, Result<Decision, String>) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let shared = Arc::new(Shared { pool: OnceLock::new(), lanes: Mutex::default() });
+        let most_guests = (most - most / 4).min(most.saturating_sub(1)).max(1);
+        let shared = Arc::new(Shared { pool: OnceLock::new(), most_guests, lanes: Mutex::default() });
         // The pool is the dispatcher's: what its threads hold of it must not keep it.
         let (done, stuck): (Weak<Shared>, _) = (Arc::downgrade(&shared), Arc::downgrade(&shared));
         let run = move |no, job: Job| {
@@ -88,7 +106,9 @@ impl Dispatch {
     pub(crate) fn tell(&self, life: LifeId, token: Token, event: Arc<ContainerEvent>) {
         lock(&self.told).insert(token, life);
         let mut lanes = lock(&self.shared.lanes);
-        lanes.entry(life).or_default().queue.push_back(Job { life, token, event, late: false });
+        let guest = event.rootless;
+        let lane = lanes.of.entry(life).or_insert_with(|| Lane { guest, ..Lane::default() });
+        lane.queue.push_back(Job { life, token, event, late: false });
         self.shared.next(&mut lanes, life);
     }
 
@@ -102,23 +122,28 @@ impl Dispatch {
     pub(crate) fn overdue(&self, token: Token) -> bool {
         let Some(life) = lock(&self.told).remove(&token) else { return true };
         let mut lanes = lock(&self.shared.lanes);
-        let Some(lane) = lanes.get_mut(&life) else { return true };
+        let many = lanes.waiting.len() > MOST_GUESTS;
+        let Some(lane) = lanes.of.get_mut(&life) else { return true };
         if let Some((no, _)) = lane.busy.filter(|(_, busy)| *busy == token) {
             let fate =
                 self.shared.pool.get().map_or(Fate::Gone, |pool| pool.give_up(no, |job| job.late = true));
             if matches!(fate, Fate::Stuck | Fate::Dropped) {
-                lane.busy = None;
-                self.shared.next(&mut lanes, life);
+                self.shared.vacate(&mut lanes, life);
             }
             return fate != Fate::Dropped;
         }
         if let Some(job) = lane.queue.iter_mut().find(|job| job.token == token) {
             job.late = true;
         }
-        if lane.queue.iter().filter(|job| job.late).count() > MOST_LATE
+        let most = if many && lane.waits { 0 } else { MOST_LATE };
+        if lane.queue.iter().filter(|job| job.late).count() > most
             && let Some(oldest) = lane.queue.iter().position(|job| job.late)
         {
             let dropped = lane.queue.remove(oldest);
+            if lane.queue.is_empty() && lane.waits {
+                lanes.of.remove(&life);
+                lanes.waiting.retain(|waiting| *waiting != life);
+            }
             drop(lanes);
             drop(dropped);
             return false;
@@ -128,42 +153,62 @@ impl Dispatch {
 
     #[cfg(test)]
     fn is_quiet(&self) -> bool {
-        lock(&self.told).is_empty() && lock(&self.shared.lanes).is_empty()
+        let lanes = lock(&self.shared.lanes);
+        lock(&self.told).is_empty() && lanes.of.is_empty() && lanes.waiting.is_empty() && lanes.guests == 0
     }
 }
 
 impl Shared {
     /// Gives the lane's next event to the pool, if it may go.
     fn next(&self, lanes: &mut Lanes, life: LifeId) {
-        let Some(lane) = lanes.get_mut(&life) else { return };
-        if lane.busy.is_some() {
+        let Some(lane) = lanes.of.get_mut(&life) else { return };
+        if lane.busy.is_some() || lane.waits {
+            return;
+        }
+        if lane.guest && lanes.guests >= self.most_guests && !lane.queue.is_empty() {
+            lane.waits = true;
+            lanes.waiting.push_back(life);
             return;
         }
         match (lane.queue.pop_front(), self.pool.get()) {
             (Some(job), Some(pool)) => {
                 let token = job.token;
+                lanes.guests += usize::from(lane.guest);
                 lane.busy = Some((pool.submit(job), token));
             }
             _ => {
-                lanes.remove(&life);
+                lanes.of.remove(&life);
             }
         }
+    }
+
+    /// The pool has nothing of this lane any more: its next event may go, after the guests that wait.
+    fn vacate(&self, lanes: &mut Lanes, life: LifeId) {
+        let Some(lane) = lanes.of.get_mut(&life) else { return };
+        lane.busy = None;
+        if lane.guest {
+            lanes.guests -= 1;
+            if let Some(first) = lanes.waiting.pop_front() {
+                if let Some(lane) = lanes.of.get_mut(&first) {
+                    lane.waits = false;
+                }
+                self.next(lanes, first);
+            }
+        }
+        self.next(lanes, life);
     }
 
     /// The job has ended, or is stuck: the lane goes on, if it still waits for it.
     fn free(&self, life: LifeId, no: JobNo) {
         let mut lanes = lock(&self.lanes);
-        if let Some(lane) = lanes.get_mut(&life)
-            && lane.busy.is_some_and(|(busy, _)| busy == no)
-        {
-            lane.busy = None;
-            self.next(&mut lanes, life);
+        if lanes.of.get(&life).is_some_and(|lane| lane.busy.is_some_and(|(busy, _)| busy == no)) {
+            self.vacate(&mut lanes, life);
         }
     }
 
     fn stuck(&self, no: JobNo) {
         let found = |(_, lane): &(&LifeId, &Lane)| lane.busy.is_some_and(|(busy, _)| busy == no);
-        let life = lock(&self.lanes).iter().find(found).map(|(life, _)| *life);
+        let life = lock(&self.lanes).of.iter().find(found).map(|(life, _)| *life);
         if let Some(life) = life {
             self.free(life, no);
         }
@@ -193,7 +238,7 @@ mod tests {
     use std::time::{Instant, SystemTime};
 
     use super::*;
-    use crate::event::EventKind;
+    use crate::event::{Container, EventKind};
     use crate::handler::Choice;
 
     const LONG: Duration = Duration::from_secs(10);
@@ -237,19 +282,23 @@ mod tests {
     }
 
     fn event(token: Token) -> Arc<ContainerEvent> {
+        event_of(token, Container::default())
+    }
+
+    fn event_of(token: Token, container: Container) -> Arc<ContainerEvent> {
         Arc::new(ContainerEvent {
             kind: EventKind::PreCreate,
             time: SystemTime::UNIX_EPOCH,
-            container: Arc::default(),
+            container: Arc::new(container),
             held: true,
             deadline: Some(Instant::now()),
             existing: false,
             caller: u32::try_from(token).ok(),
             exit: None,
-            exec: None,
-            detail: None,
             ending: None,
             asked: None,
+            exec: None,
+            detail: None,
         })
     }
 
@@ -372,6 +421,47 @@ mod tests {
         let told = (2..2 + count).filter(|token| rig.dispatch.overdue(*token)).count();
         // One of them waits in the pool.
         assert_eq!(told, MOST_LATE + 1);
+    }
+
+    #[test]
+    fn guests_leave_threads_to_root() {
+        let rig = rig(4, LONG, 7);
+        let guest = |token| {
+            let container = Container { rootless: true, ..Container::default() };
+            rig.dispatch.tell(token, token, event_of(token, container));
+        };
+        (1..=5).for_each(guest);
+        let mut begun = vec![rig.begins().0, rig.begins().0, rig.begins().0];
+        begun.sort_unstable();
+        assert_eq!(begun, [1, 2, 3]);
+        rig.none_begins();
+        rig.tell(6, 6);
+        assert_eq!(rig.begins(), (6, true));
+        // One that has not been told is late; those that wait come in their turn.
+        assert!(rig.dispatch.overdue(4));
+        rig.ends(1);
+        assert_eq!(rig.begins(), (4, false));
+        assert!(rig.dispatch.overdue(2));
+        assert_eq!(rig.begins(), (5, true));
+        for token in [2, 3, 4, 5, 6] {
+            rig.ends(token);
+        }
+        assert!(rig.dispatch.is_quiet());
+    }
+
+    #[test]
+    fn a_guest_is_told_where_one_handler_may_run() {
+        let rig = rig(1, LONG, 2);
+        for token in [1, 2] {
+            let container = Container { rootless: true, ..Container::default() };
+            rig.dispatch.tell(token, token, event_of(token, container));
+        }
+        for token in [1, 2] {
+            assert_eq!(rig.begins(), (token, true));
+            rig.none_begins();
+            rig.ends(token);
+        }
+        assert!(rig.dispatch.is_quiet());
     }
 
     #[test]

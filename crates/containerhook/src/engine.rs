@@ -3,7 +3,7 @@
 //! Every turn of its loop: read what the kernel holds, *then* what has ended, and settle the ends first. So a pid that
 //! is used again is never taken for the process that had it before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use fanotify::{Event, Group, InodeId, Mark, PermissionEvent};
+use fanotify::{Class, Event, Group, InodeId, Mark, PermissionEvent};
 
 use crate::bpf::Loader;
 use crate::dispatch::Dispatch;
@@ -42,6 +42,9 @@ const WORKERS_FOR_ANYBODY: usize = 16;
 
 /// Names that conmon brought and no create took yet; an old one goes for a new one.
 const MOST_NAMES: usize = 4096;
+
+/// How soon what could not be watched is tried again.
+const WATCH_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a worker may take to read a held execution before it is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -168,6 +171,8 @@ struct Engine {
     holds: HashMap<HoldId, Held>,
     /// Runtimes under which a container's first program is to be stopped, as its file could not be marked.
     stops: HashMap<Process, LifeId>,
+    /// Inits that were ended as their container was refused.
+    killed: HashSet<Process>,
     /// Ends by SIGKILL whose reason is being asked for, oldest first.
     doubts: VecDeque<Doubt>,
     memory: Option<Memory>,
@@ -179,6 +184,9 @@ struct Engine {
     execs: HashMap<Process, Arc<Creation>>,
     entries: HashMap<InodeId, Vec<LifeId>>,
     entry_marks: HashMap<LifeId, (Mark, PathBuf)>,
+    /// Processes whose end is to be reported and that could not be watched: no descriptor was left.
+    unwatched: Vec<Process>,
+    watch_again_at: Instant,
     /// What conmon was told of containers that are not created yet.
     names: VecDeque<(std::ffi::OsString, String)>,
     search: Search,
@@ -246,7 +254,9 @@ impl Engine {
         inbox: Receiver<Message>,
         bell: Bell,
     ) -> Result<Engine, Error> {
-        let group = Group::builder().nonblocking(true).build().map_err(|error| of_fanotify(&error))?;
+        // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
+        let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let mut loader = Loader::new();
@@ -323,6 +333,7 @@ impl Engine {
             log,
             holds: HashMap::new(),
             stops: HashMap::new(),
+            killed: HashSet::new(),
             doubts: VecDeque::new(),
             memory: None,
             reading: VecDeque::new(),
@@ -331,6 +342,8 @@ impl Engine {
             execs: HashMap::new(),
             entries: HashMap::new(),
             entry_marks: HashMap::new(),
+            unwatched: Vec::new(),
+            watch_again_at: Instant::now(),
             names: VecDeque::new(),
             search,
             looks: 0,
@@ -486,6 +499,7 @@ impl Engine {
                 self.exits.next_deadline(),
                 self.reading.front().map(|(at, _)| *at),
                 self.doubts.front().map(|doubt| doubt.until),
+                self.unwatched.first().map(|_| self.watch_again_at),
             ];
             self.poll.wait(due.into_iter().flatten().min());
             if let Err(error) = self.group.read(&mut events) {
@@ -520,6 +534,7 @@ impl Engine {
             }
             let now = Instant::now();
             self.give_up(now);
+            self.watch_again(now);
             self.lifecycle.tick(now, &mut self.actions);
             self.act();
         }
@@ -527,6 +542,10 @@ impl Engine {
 
     /// A process has ended. Where only its cgroup knows whether the kernel killed it, that is asked first.
     fn ended(&mut self, process: Process, status: ExitStatus, time: SystemTime) {
+        if self.killed.remove(&process) {
+            self.workers.submit(Job::UntilReaped { process, status, time });
+            return;
+        }
         if status.signal == Some(libc::SIGKILL)
             && status.oom_killed.is_none()
             && let Some(cgroup) = self.lifecycle.cgroup(process).cloned()
@@ -784,8 +803,8 @@ impl Engine {
             }
             Outcome::Cgroup { process, cgroup } => self.apply(Input::Cgroup { process, cgroup }),
             Outcome::Counted { process, oom_killed } => self.counted(process, oom_killed),
-            Outcome::Ended { process, time } => {
-                self.apply(Input::Ended { process, status: ExitStatus::UNKNOWN, time });
+            Outcome::Ended { process, status, time } => {
+                self.apply(Input::Ended { process, status, time });
                 self.forget(process);
             }
             Outcome::Existing { found, strangers } => {
@@ -855,9 +874,11 @@ impl Engine {
                 }
                 Action::Unwatch(process) => {
                     self.forget(process);
+                    self.killed.remove(&process);
                     self.exits.unwatch(process);
                 }
                 Action::Kill(process) => {
+                    self.killed.insert(process);
                     if let Err(error) = self.exits.kill(process, libc::SIGKILL) {
                         self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
                     }
@@ -878,7 +899,10 @@ impl Engine {
             Held::Exec(event) => {
                 let answered = match refusal {
                     None => event.allow(),
-                    Some(Refusal {}) => event.deny(),
+                    Some(Refusal { error }) => match error.errno() {
+                        None => event.deny(),
+                        Some(errno) => event.deny_with_errno(errno).map(drop),
+                    },
                 };
                 if let Err(error) = answered {
                     self.log.log(Level::Debug, format!("answering: {error}"));
@@ -948,46 +972,68 @@ impl Engine {
 
     /// Watches a process that a file named.
     fn watch_found(&mut self, process: Process) -> Init {
-        match self.exits.watch(process.pid) {
-            Ok(watched) if watched == process => Init::Watched(process),
-            // Its pid is another's by now.
-            Ok(other) => {
-                self.unwatch_foreign(other);
-                Init::Ended(process, ExitStatus::UNKNOWN)
-            }
-            Err(WatchError::Gone) => Init::Ended(process, ExitStatus::UNKNOWN),
-            Err(error) => {
-                let line = format!("the end of process {} will not be seen: {error}", process.pid);
-                self.log.log(Level::Warn, line);
-                Init::Watched(process)
-            }
+        if self.watch_exit(process) {
+            Init::Watched(process)
+        } else {
+            Init::Ended(process, ExitStatus::UNKNOWN)
         }
     }
 
     fn watch(&mut self, process: Process) {
-        match self.exits.watch(process.pid) {
-            Ok(watched) if watched == process => {}
-            Ok(other) => {
-                self.unwatch_foreign(other);
-                self.ended_already(process);
-            }
-            Err(WatchError::Gone) => self.ended_already(process),
-            Err(error) => {
-                let line = format!("the end of process {} will not be seen: {error}", process.pid);
-                self.log.log(Level::Warn, line);
-            }
+        if !self.watch_exit(process) {
+            self.ended_already(process);
         }
     }
 
-    /// A pid was used again. Its new owner may be a container's too, and is watched for that.
-    fn unwatch_foreign(&mut self, process: Process) {
-        if !self.lifecycle.waits_for(process) {
-            self.exits.unwatch(process);
+    /// Is the process there, so that its end will be reported?
+    fn watch_exit(&mut self, process: Process) -> bool {
+        self.try_watch(process).unwrap_or_else(|error| {
+            let line = format!("the end of process {} cannot be watched yet: {error}", process.pid);
+            self.log.log(Level::Warn, line);
+            if self.unwatched.is_empty() {
+                self.watch_again_at = Instant::now() + WATCH_AGAIN;
+            }
+            self.unwatched.push(process);
+            true
+        })
+    }
+
+    fn try_watch(&mut self, process: Process) -> Result<bool, WatchError> {
+        match self.exits.watch(process.pid) {
+            Ok(watched) if watched == process => Ok(true),
+            Ok(other) => {
+                // Its pid is another's by now, which may be watched for its own sake.
+                if !self.lifecycle.watches(other) {
+                    self.exits.unwatch(other);
+                }
+                Ok(false)
+            }
+            Err(WatchError::Gone) => Ok(false),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Tries again what the kernel refused.
+    fn watch_again(&mut self, now: Instant) {
+        if self.unwatched.is_empty() || self.watch_again_at > now {
+            return;
+        }
+        for process in std::mem::take(&mut self.unwatched) {
+            if !self.lifecycle.watches(process) {
+                continue;
+            }
+            match self.try_watch(process) {
+                Ok(true) => {}
+                Ok(false) => self.ended_already(process),
+                Err(_) => self.unwatched.push(process),
+            }
+        }
+        self.watch_again_at = now + WATCH_AGAIN;
     }
 
     fn ended_already(&mut self, process: Process) {
-        self.bell.post(Message::Worked(Outcome::Ended { process, time: SystemTime::now() }));
+        let (status, time) = (ExitStatus::UNKNOWN, SystemTime::now());
+        self.bell.post(Message::Worked(Outcome::Ended { process, status, time }));
     }
 
     fn unmark(&mut self, life: LifeId, by: Option<HoldId>) {

@@ -15,7 +15,7 @@ pub struct Decision(pub(crate) Choice);
 pub(crate) enum Choice {
     #[default]
     Allow,
-    Deny(String),
+    Deny(String, DenyError),
     Change(Config),
 }
 
@@ -28,7 +28,13 @@ impl Decision {
     /// The container is refused. The reason is logged and recorded; what the engine shows its user is in
     /// `docs/answers.md`.
     pub fn deny(reason: impl Into<String>) -> Self {
-        Decision(Choice::Deny(reason.into()))
+        Decision(Choice::Deny(reason.into(), DenyError::default()))
+    }
+
+    /// As [`deny`](Self::deny), and the engine is told this error instead of "operation not permitted", where the kernel
+    /// can do that (Linux 6.13).
+    pub fn deny_with(reason: impl Into<String>, error: DenyError) -> Self {
+        Decision(Choice::Deny(reason.into(), error))
     }
 
     /// The container goes on with another configuration, which is written before the runtime reads it.
@@ -62,6 +68,43 @@ impl Decision {
     }
 }
 
+/// The error by which a refused execution fails: what the engine sees, and mostly shows its user.
+///
+/// It says to programs what the reason says to people: an engine may try again later, or clean up.
+/// Before Linux 6.13 it is always [`NotPermitted`](DenyError::NotPermitted), and so it is for a container that was stopped
+/// after its exec.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DenyError {
+    /// `EPERM`, operation not permitted.
+    #[default]
+    NotPermitted,
+    /// `EAGAIN`, resource temporarily unavailable.
+    TryAgain,
+    /// `EBUSY`, device or resource busy.
+    Busy,
+    /// `ENOSPC`, no space left on device.
+    NoSpace,
+    /// `EDQUOT`, disk quota exceeded.
+    QuotaExceeded,
+    /// `EIO`, input/output error.
+    InputOutput,
+}
+
+impl DenyError {
+    /// The number, where it is another than that of a plain denial.
+    pub(crate) fn errno(self) -> Option<i32> {
+        Some(match self {
+            DenyError::NotPermitted => return None,
+            DenyError::TryAgain => libc::EAGAIN,
+            DenyError::Busy => libc::EBUSY,
+            DenyError::NoSpace => libc::ENOSPC,
+            DenyError::QuotaExceeded => libc::EDQUOT,
+            DenyError::InputOutput => libc::EIO,
+        })
+    }
+}
+
 impl From<()> for Decision {
     fn from((): ()) -> Self {
         Decision::allow()
@@ -74,6 +117,11 @@ impl From<()> for Decision {
 /// own, for different containers at the same time, for one container one event after the other. It may take its time
 /// until the event's [`deadline`](ContainerEvent::deadline), may run container runtimes and engines itself, and may
 /// panic: that counts as no answer.
+///
+/// A call that has not returned by its event's deadline (without one: by the time that is set for its kind) makes way: the
+/// container's next event is told on another thread, beside it. So a call that never returns costs a thread and its own
+/// container's time, up to a thousand of them. An event whose deadline passed before a thread was free is told all the
+/// same, in its turn, and not as held.
 pub trait Handler: Send + Sync + 'static {
     /// An event has happened; where it is held, the container waits for what this returns.
     fn on_event(&self, event: &ContainerEvent) -> Decision;

@@ -107,7 +107,7 @@ pub use event::{
     Runtime, UnknownEventKind, Verdict,
 };
 pub use events::{EventTurn, Events};
-pub use handler::{Decision, Handler};
+pub use handler::{Decision, DenyError, Handler};
 pub use metadata::{Engine, Kubernetes};
 pub use notifier::{
     Builder, ContainerNotifier, DEFAULT_DEADLINE, ExitBackend, MAX_DEADLINE, MarkedRuntime, OnTimeout, Status,

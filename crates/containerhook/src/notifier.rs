@@ -164,6 +164,7 @@ impl Builder {
     }
 
     /// How many handlers may run at once. The default is 64. What waits for a free one is under its deadline already.
+    /// Of four, one is never at a rootless container: who is not root cannot keep root's containers waiting.
     pub fn max_handlers(mut self, count: usize) -> Self {
         self.settings.max_handlers = count;
         self

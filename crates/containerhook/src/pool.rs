@@ -1,4 +1,4 @@
-//! An elastic pool of threads: as many as there is work for, up to a bound, and back to one when it is quiet.
+//! An elastic pool of threads: as many as there is work for, up to a bound, and back to two when it is quiet.
 //!
 //! A job that takes longer than the pool's patience, or is [given up](Pool::give_up) while it runs, is *stuck*: it
 //! is not counted towards the bound any more, and another may run in its place. So a job that never ends costs a thread,
@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 
 /// How long a thread that is not the last idle one waits for work before it ends.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// How many threads stay when it is quiet: one to take a job, and one to wait in its place. With one, each job that comes
+/// after a quiet time would wait until another thread has been started.
+const SPARE: usize = 2;
 
 /// Stuck jobs are not counted towards a pool's bound, up to this many jobs in all.
 const MOST_JOBS: usize = 1024;
@@ -64,6 +68,8 @@ struct State<J> {
     /// Those of the jobs that were given up.
     late: HashSet<JobNo>,
     idle: usize,
+    /// Those of the idle that will look at the running jobs before the pool's patience is over.
+    looking: usize,
     /// Jobs at which a thread is and that are not stuck, with when they began.
     running: BTreeMap<JobNo, Instant>,
     /// How many threads are at jobs that are stuck.
@@ -91,6 +97,7 @@ impl<J: Send + 'static> Pool<J> {
             last: 0,
             late: HashSet::new(),
             idle: 0,
+            looking: 0,
             running: BTreeMap::new(),
             stuck: 0,
             closed: false,
@@ -183,13 +190,15 @@ impl<J: Send + 'static> Shared<J> {
                 state.running.insert(no, Instant::now());
                 // Before this thread is away at its job, see that another waits.
                 let alone = state.idle == 0;
+                let looked_after = state.looking > 0;
                 drop(state);
                 idle_since = None;
                 if alone {
                     // Where the limit of threads is reached, the next job waits for one of those that are there.
                     let _ = Self::spawn(shared);
-                } else {
-                    // One of those that wait must know when this job has taken too long.
+                } else if !looked_after {
+                    // One of those that wait must know when this job has taken too long. Whoever looks after an earlier
+                    // job looks in time: a wake-up for each job would take the processor from the job.
                     shared.work.notify_one();
                 }
                 // A job that panics costs itself, not the thread and its place.
@@ -223,20 +232,22 @@ impl<J: Send + 'static> Shared<J> {
                 state = shared.lock();
                 continue;
             }
-            let last = state.idle == 0;
+            let last = state.idle < SPARE;
             let wait = match (next.map(|next| next.saturating_duration_since(now)), last) {
                 (Some(next), false) => Some(next.min(LINGER)),
                 (next, true) => next,
-                (None, false) => Some(LINGER),
+                (None, false) => Some(LINGER.min(shared.patience)),
             };
             state.idle += 1;
+            state.looking += usize::from(wait.is_some());
             let since = *idle_since.get_or_insert(now);
             state = match wait {
                 None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
             };
             state.idle -= 1;
-            if !last && state.idle > 0 && state.jobs.is_empty() && since.elapsed() >= LINGER {
+            state.looking -= usize::from(wait.is_some());
+            if !last && state.idle >= SPARE && state.jobs.is_empty() && since.elapsed() >= LINGER {
                 // The one that stays may have slept since before the jobs that run began.
                 shared.work.notify_one();
                 return;

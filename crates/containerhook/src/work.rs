@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fanotify::{Group, InodeId, Mark};
 
@@ -20,7 +20,7 @@ use crate::cmdline::{self, Family, Invocation, StateName, Verb};
 use crate::config::Config;
 use crate::entrypoint;
 use crate::errand;
-use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, Record, Runtime};
+use crate::event::{Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::{self, Changes};
@@ -64,6 +64,8 @@ pub(crate) enum Job {
     Existing { search: Search },
     /// The kernel has shown the first program of a container that nothing held.
     Stranger { init: Process, ancestors: Vec<i32>, search: Search, existing: bool, time: SystemTime },
+    /// The init of a refused container has ended: its `start` is denied when its parent knows that.
+    UntilReaped { process: Process, status: ExitStatus, time: SystemTime },
     /// The runtime of a detached `exec` has ended: what did it execute?
     FindExec { life: LifeId, runtime: Process, creation: Arc<Creation> },
     /// Which cgroup is this init in?
@@ -129,9 +131,10 @@ pub(crate) enum Outcome {
         process: Process,
         oom_killed: Option<bool>,
     },
-    /// A process that was to be watched had ended already.
+    /// A process has ended: one that was to be watched and was gone already, or one that has been reaped now.
     Ended {
         process: Process,
+        status: ExitStatus,
         time: SystemTime,
     },
 }
@@ -173,6 +176,17 @@ impl Creation {
     fn open_bundle(&self) -> bundle::Opened {
         let Invocation { bundle, config_file, .. } = &self.invocation;
         bundle::open_with_config(&self.caller(), bundle.as_deref(), config_file.as_deref())
+    }
+
+    /// The configuration as it is now, if it is another than `known`.
+    fn changed_config(&self, known: Option<&Config>) -> Option<Config> {
+        if let (Some(known), Some(dir), None) = (known, &self.bundle, &self.invocation.config_file)
+            && bundle::is_still(&self.caller(), dir, known)
+        {
+            return None;
+        }
+        let found = self.open_bundle().config.ok()?;
+        known.is_none_or(|known| known.raw() != found.raw()).then_some(found)
     }
 
     fn caller(&self) -> Caller<'_> {
@@ -271,6 +285,10 @@ impl Worker {
             }
             Job::Stranger { init, ancestors, search, existing, time } => {
                 Some(self.stranger(init, ancestors, &search, existing, time))
+            }
+            Job::UntilReaped { process, status, time } => {
+                until_reaped(process);
+                Some(Outcome::Ended { process, status, time })
             }
             Job::FindExec { life, runtime, creation } => {
                 let found = find_exec(&creation);
@@ -460,8 +478,7 @@ impl Worker {
         if mark {
             // A handler may have written the file itself: what counts is what the runtime will read.
             if outcome.config.is_none()
-                && let Ok(found) = creation.open_bundle().config
-                && config.as_ref().is_none_or(|known| known.raw() != found.raw())
+                && let Some(found) = creation.changed_config(config.as_ref())
             {
                 outcome.config = Some(found.clone());
                 config = Some(found);
@@ -478,6 +495,9 @@ impl Worker {
     }
 
     fn mark_entry(&self, creation: &Creation, config: Option<&Config>) -> Result<MarkedEntry, String> {
+        if creation.invocation.family == Family::Runsc {
+            return Err("gVisor has the container's programs executed by no kernel but its own".to_owned());
+        }
         let config = config.ok_or("its configuration could not be read")?;
         let bundle = creation.bundle.as_ref().ok_or("its bundle could not be opened")?;
         let entry = entrypoint::resolve(&creation.caller(), bundle.as_fd(), config.outline())
@@ -491,6 +511,9 @@ impl Worker {
         creation: &Creation,
         config: &Config,
     ) -> Result<MarkedEntry, String> {
+        if creation.invocation.family == Family::Runsc {
+            return Err("gVisor executes nothing of it here".to_owned());
+        }
         let _rights = creation.caller().rights().map_err(|e| e.to_string())?;
         let root = File::options()
             .read(true)
@@ -612,6 +635,23 @@ impl Worker {
 
 pub(crate) fn inode_of(binary: &Binary) -> InodeId {
     InodeId { dev: binary.inode.dev, ino: binary.inode.ino }
+}
+
+/// How long the parent of an init may take to reap it; there are some that never do.
+const UNTIL_REAPED: Duration = Duration::from_secs(1);
+
+/// Waits until a process that has ended is no zombie any more.
+///
+/// A process's end is known before its parent is told of it. Where `start` fails before containerd's shim has reaped the
+/// init, `ctr run` asks the shim, hears that the task still is "created", and leaves it there for good.
+fn until_reaped(process: Process) {
+    let end = Instant::now() + UNTIL_REAPED;
+    // A pidfd tells of this since Linux 6.9 only (by POLLHUP).
+    while proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time)
+        && Instant::now() < end
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn monitor(hold: HoldId, invocation: Invocation) -> Outcome {

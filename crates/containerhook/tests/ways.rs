@@ -727,6 +727,8 @@ for_each_runtime!(Runc runc, Crun crun; [
     hidden_by_a_mount
 ]);
 
+for_each_runtime!(Youki youki; [every_kind_of_entrypoint]);
+
 #[test]
 fn runc_under_another_name() -> Result<()> {
     need!(Root, Busybox, Runc);

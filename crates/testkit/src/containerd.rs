@@ -19,6 +19,8 @@ pub struct Containerd {
     daemon: Daemon,
     scratch: Scratch,
     runtime: Option<PathBuf>,
+    /// In a mount namespace of its own.
+    apart: bool,
 }
 
 impl Containerd {
@@ -27,7 +29,7 @@ impl Containerd {
     /// # Errors
     /// When it is not installed or does not start; the error has the end of its log.
     pub fn start() -> Result<Self> {
-        Self::new(None, false)
+        Self::new(None, false, false)
     }
 
     /// Starts one that executes this copy of a runtime.
@@ -35,7 +37,7 @@ impl Containerd {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_with(runtime: &Runtime) -> Result<Self> {
-        Self::new(Some(runtime), false)
+        Self::new(Some(runtime), false, false)
     }
 
     /// Starts one with the CRI plugin and an image for sandboxes. The plugin executes the copy, where one is given.
@@ -43,16 +45,37 @@ impl Containerd {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_cri(runtime: Option<&Runtime>) -> Result<Self> {
-        Self::new(runtime, true)
+        Self::new(runtime, true, false)
     }
 
-    fn new(runtime: Option<&Runtime>, cri: bool) -> Result<Self> {
+    /// Starts one in a mount namespace of its own, where a file system that the host does not see has its bundles and a
+    /// copy of this runtime, which is the first in its `PATH`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_apart(runtime: &Runtime) -> Result<Self> {
+        Self::new(Some(runtime), false, true)
+    }
+
+    fn new(runtime: Option<&Runtime>, cri: bool, apart: bool) -> Result<Self> {
         let program = find_program("containerd").ok_or_else(|| anyhow!("containerd is not installed"))?;
         let scratch = Scratch::new()?;
         let config = scratch.join("config.toml");
-        let path = runtime.map(Runtime::path);
-        fs::write(&config, config_text(&scratch, path.as_deref(), cri))?;
-        let mut command = Command::new(program);
+        let copy = runtime.map(Runtime::path);
+        let name = |copy: &PathBuf| scratch.join("apart").join(copy.file_name().unwrap_or_default());
+        let path = if apart { copy.as_ref().map(name) } else { copy.clone() };
+        fs::write(&config, config_text(&scratch, path.as_deref(), cri, &state(&scratch, apart)))?;
+        let mut command = Command::new(&program);
+        if let Some(copy) = copy.filter(|_| apart) {
+            fs::create_dir(scratch.join("apart"))?;
+            command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-e", "-c"]);
+            command.arg(r#"mount -t tmpfs apart "$1"; cp "$2" "$1"; shift 2; exec "$@""#).arg("sh");
+            command.arg(scratch.join("apart")).arg(copy).arg(program);
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders = std::iter::once(scratch.join("apart")).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(folders)?);
+        }
         command.arg("--config").arg(&config);
         if runtime.is_some_and(|r| r.family() == Family::Crun) && crate::runtime::is_hybrid() {
             // The whole engine, for the shim executes the runtime without our help.
@@ -63,7 +86,7 @@ impl Containerd {
             scratch.join("c.sock").exists() && task::run(&mut ask).is_ok_and(|o| o.status.success())
         };
         let daemon = Daemon::start(&mut command, scratch.join("containerd.log"), ready)?;
-        let engine = Self { daemon, scratch, runtime: path };
+        let engine = Self { daemon, scratch, runtime: path, apart };
         engine.import(&engine.namespace(), &Archive::busybox()?)?;
         if cri {
             engine.import(CRI_NAMESPACE, &Archive::busybox()?)?;
@@ -99,7 +122,13 @@ impl Containerd {
     /// The folder in which the bundle of the container `id` lies while it exists.
     #[must_use]
     pub fn bundle(&self, id: &str) -> PathBuf {
-        self.scratch.join("state/io.containerd.runtime.v2.task").join(self.namespace()).join(id)
+        state(&self.scratch, self.apart).join("io.containerd.runtime.v2.task").join(self.namespace()).join(id)
+    }
+
+    /// The runtime that [`run`](Self::run) names, as the daemon sees it.
+    #[must_use]
+    pub fn runtime(&self) -> Option<&Path> {
+        self.runtime.as_deref()
     }
 
     /// `ctr` for this daemon and its namespace.
@@ -134,7 +163,11 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         // Killed shims leave what lies outside the scratch folder: their sockets, and runc's state.
-        let tasks = self.scratch.join("state/io.containerd.runtime.v2.task");
+        let mut tasks = state(&self.scratch, self.apart).join("io.containerd.runtime.v2.task");
+        if self.apart {
+            let root = PathBuf::from(format!("/proc/{}/root", self.process().0));
+            tasks = root.join(tasks.strip_prefix("/").unwrap_or(&tasks));
+        }
         for namespace in folders(&tasks) {
             remove_shim_sockets(&namespace);
             for bundle in folders(&namespace) {
@@ -169,8 +202,13 @@ fn folders(of: &Path) -> Vec<PathBuf> {
     fs::read_dir(of).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect()
 }
 
-fn config_text(scratch: &Scratch, runtime: Option<&Path>, cri: bool) -> String {
-    let w = scratch.path().display();
+/// The folder of the daemon's state, where the bundles lie.
+fn state(scratch: &Scratch, apart: bool) -> PathBuf {
+    scratch.join(if apart { "apart/state" } else { "state" })
+}
+
+fn config_text(scratch: &Scratch, runtime: Option<&Path>, cri: bool, state: &Path) -> String {
+    let (w, state) = (scratch.path().display(), state.display());
     // The other snapshotters only complain about what this host lacks; the default folder of "opt" is the host's.
     let mut disabled = vec!["aufs", "btrfs", "devmapper", "zfs"]
         .into_iter()
@@ -183,7 +221,7 @@ fn config_text(scratch: &Scratch, runtime: Option<&Path>, cri: bool) -> String {
     format!(
         r#"version = 2
 root = "{w}/root"
-state = "{w}/state"
+state = "{state}"
 disabled_plugins = [{disabled}]
 [grpc]
   address = "{w}/c.sock"

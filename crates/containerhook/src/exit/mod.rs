@@ -220,7 +220,7 @@ impl Exits {
     /// Watches the process that has this pid now. A second time is the same watch. One that is dead but not reaped is
     /// reported with the next [`drain`](Self::drain).
     pub(crate) fn watch(&mut self, pid: i32) -> Result<Process, WatchError> {
-        let stat = self.proc.stat(pid).ok_or(WatchError::Gone)?;
+        let stat = self.proc.look(pid).map_err(WatchError::Refused)?.ok_or(WatchError::Gone)?;
         let process = Process { pid, start_time: stat.start_time };
         if let Some(earlier) = self.watched.get(&pid) {
             if earlier.start_time == process.start_time {
@@ -240,14 +240,20 @@ impl Exits {
         self.watched.insert(pid, Watched { start_time: process.start_time, pidfd: None, deadline: None });
         // The table is written before this look, and a process is marked as exiting before it reaches the tracepoint: one
         // that is not marked now will find itself in the table.
-        match self.proc.stat(pid) {
-            Some(now) if now.start_time == process.start_time && recorded && !now.is_exiting() => Ok(process),
-            Some(now) if now.start_time == process.start_time => {
+        match self.proc.look(pid) {
+            Ok(Some(now)) if now.start_time == process.start_time && recorded && !now.is_exiting() => {
+                Ok(process)
+            }
+            Ok(Some(now)) if now.start_time == process.start_time => {
                 self.watch_by_pidfd(process).inspect_err(|_| self.forget(process))
             }
-            _ => {
+            Ok(_) => {
                 self.give_up_on(process);
                 Ok(process)
+            }
+            Err(error) => {
+                self.forget(process);
+                Err(WatchError::Refused(error))
             }
         }
     }
@@ -260,18 +266,22 @@ impl Exits {
         });
         match opened {
             // The pid may have been used again since we looked.
-            Ok(pidfd)
-                if self.proc.stat(process.pid).is_some_and(|now| now.start_time == process.start_time) =>
-            {
-                if let Some(watched) = self.watched.get_mut(&process.pid) {
-                    watched.pidfd = Some(pidfd);
+            Ok(pidfd) => match self.proc.look(process.pid) {
+                Ok(Some(now)) if now.start_time == process.start_time => {
+                    if let Some(watched) = self.watched.get_mut(&process.pid) {
+                        watched.pidfd = Some(pidfd);
+                    }
+                    Ok(process)
                 }
-                Ok(process)
-            }
-            Ok(_) => {
-                self.give_up_on(process);
-                Ok(process)
-            }
+                Ok(_) => {
+                    self.give_up_on(process);
+                    Ok(process)
+                }
+                Err(error) => {
+                    self.epoll.remove(pidfd.as_fd());
+                    Err(WatchError::Refused(error))
+                }
+            },
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
                 self.give_up_on(process);
                 Ok(process)
@@ -295,7 +305,7 @@ impl Exits {
     pub(crate) fn kill(&self, process: Process, signal: i32) -> io::Result<()> {
         let pidfd = sys::pidfd_open(process.pid)?;
         // In this order: the pidfd holds on to a process, and this says whether it is the one.
-        match self.proc.stat(process.pid) {
+        match self.proc.look(process.pid)? {
             Some(now) if now.start_time == process.start_time => {
                 sys::pidfd_send_signal(pidfd.as_fd(), signal)
             }
@@ -362,9 +372,11 @@ impl Exits {
         if self.watched.get(&process.pid).is_none_or(|watched| watched.pidfd.is_some()) {
             return;
         }
-        match self.proc.stat(process.pid) {
-            Some(now) if now.start_time == process.start_time && !now.is_exiting() => {}
-            Some(now) if now.start_time == process.start_time => {
+        match self.proc.look(process.pid) {
+            Ok(Some(now)) if now.start_time == process.start_time && !now.is_exiting() => {}
+            // It is more likely to live than not.
+            Err(_) => {}
+            Ok(Some(now)) if now.start_time == process.start_time => {
                 if self.watch_by_pidfd(process).is_err() {
                     self.end(process, self.proc.exit_status(&now));
                 }

@@ -1,7 +1,7 @@
 //! One look at `/proc/PID/stat`: who a process is, and whether it still lives. Never polled.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// `PF_EXITING` (include/linux/sched.h): set at the start of `do_exit`, before the exit tracepoint.
@@ -63,11 +63,20 @@ impl Proc {
     }
 
     /// What is known of the process that has this pid now; `None` where there is none.
-    pub(super) fn stat(&self, pid: i32) -> Option<Stat> {
+    ///
+    /// An error says nothing of the process: most often no descriptor was left to look with.
+    pub(super) fn look(&self, pid: i32) -> io::Result<Option<Stat>> {
         if pid <= 0 {
-            return None;
+            return Ok(None);
         }
-        let mut file = File::open(self.root.join(pid.to_string()).join("stat")).ok()?;
+        let gone = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH) => Ok(None),
+            _ => Err(error),
+        };
+        let mut file = match File::open(self.root.join(pid.to_string()).join("stat")) {
+            Ok(file) => file,
+            Err(error) => return gone(error),
+        };
         // 52 numbers and a command of at most 64 bytes.
         let mut line = [0; 2048];
         let mut len = 0;
@@ -75,11 +84,16 @@ impl Proc {
             match file.read(&mut line[len..]) {
                 Ok(0) => break,
                 Ok(n) => len += n,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return gone(error),
             }
         }
-        Stat::parse(&line[..len])
+        Ok(Stat::parse(&line[..len]))
+    }
+
+    /// The same, for what can do without where it cannot be had.
+    pub(super) fn stat(&self, pid: i32) -> Option<Stat> {
+        self.look(pid).ok().flatten()
     }
 
     /// The wait status of a process that is dead and not yet reaped, where the kernel shows it to us.

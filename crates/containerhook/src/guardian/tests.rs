@@ -134,17 +134,14 @@ fn a_stopped_container_goes_on_when_its_listener_is_killed() {
             container.go();
             wait_until("the container is stopped", || stopped(&container).is_some());
             if change == "detach" {
-                assert!(
-                    container.runtime.wait().unwrap().success(),
-                    "{runtime}: it leaves its container behind"
-                );
+                assert!(container.end().success(), "{runtime}: it leaves its container behind");
             }
             std::thread::sleep(Duration::from_millis(50));
             assert!(!container.has_run(), "{runtime} {change}");
             listener.kill();
             wait_until("the container goes on", || container.has_run());
             if change != "detach" {
-                assert!(container.runtime.wait().unwrap().success(), "{runtime} {change}");
+                assert!(container.end().success(), "{runtime} {change}");
             }
             wait_until("the guardian leaves", || !is_there(listener.guardian));
         }
@@ -163,7 +160,7 @@ fn a_container_that_starts_after_its_listener_was_killed_is_not_stopped() {
     listener.kill();
     container.go();
     wait_until("the container runs", || container.has_run());
-    assert!(container.runtime.wait().unwrap().success());
+    assert!(container.end().success());
     wait_until("the guardian leaves", || !is_there(listener.guardian));
 }
 
@@ -217,5 +214,5 @@ fn what_is_stopped_goes_on_when_its_watch_is_dropped_and_a_killed_guardian_is_re
     wait_until("the container is stopped", || stopped(&container).is_some());
     drop(watch);
     wait_until("the container goes on", || container.has_run());
-    assert!(container.runtime.wait().unwrap().success());
+    assert!(container.end().success());
 }

@@ -73,7 +73,7 @@ impl Lifecycle {
         life.key = Some(command.key.clone());
         self.lives.insert(id, life);
         self.keys.insert(command.key, id);
-        self.watch(command.process, id, Role::Creator, out);
+        let creator = command.process;
         let deadline = command.at + self.rules.deadline(EventKind::PreCreate);
         if command.held {
             self.keep(command.hold, id, HoldOf::Create, deadline);
@@ -89,6 +89,8 @@ impl Lifecycle {
         } else {
             self.finish(id, None, out);
         }
+        // Last: the engine looks at the process, which is held, while a handler or a worker is at it already.
+        self.watch(creator, id, Role::Creator, out);
     }
 
     pub(super) fn finish(&mut self, id: LifeId, change: Option<Config>, out: &mut Vec<Action>) {
@@ -200,7 +202,7 @@ impl Lifecycle {
             return;
         }
         life.start_passed = true;
-        let refusal = (life.gate == Gate::Refused).then(Refusal::default);
+        let refusal = life.refusal();
         out.push(Action::Answer { hold, refusal });
         self.started_unheld(id, now, out);
     }
@@ -211,7 +213,7 @@ impl Lifecycle {
         life.starts.retain(|(start, _)| *start != hold);
         // crun executes itself again, and must not wait again.
         life.start_passed = true;
-        (life.gate == Gate::Refused).then(Refusal::default)
+        life.refusal()
     }
 
     /// The container's `start` goes on, and its entrypoint will not be held: this is all there is to tell of it.
@@ -248,7 +250,7 @@ impl Lifecycle {
         life.gate = gate;
         if gate == Gate::Open || life.init_ended || life.init.is_none() {
             let starts = std::mem::take(&mut life.starts);
-            let refusal = (gate == Gate::Refused).then(Refusal::default);
+            let refusal = life.refusal();
             for (hold, _) in starts {
                 self.answer(hold, refusal, out);
             }

@@ -1,7 +1,7 @@
 //! How lives end, and how they are forgotten.
 
 use super::lane::{Effect, Turn};
-use super::life::{Gate, Role};
+use super::life::Role;
 use super::*;
 use crate::event::Ending;
 
@@ -60,9 +60,9 @@ impl Lifecycle {
             out.push(Action::Unmark { life: id, by: None });
         }
         let deleting = life.deleting.take();
-        if life.gate == Gate::Refused {
+        if let Some(refusal) = life.refusal() {
             for (hold, _) in std::mem::take(&mut life.starts) {
-                self.answer(hold, Some(Refusal::default()), out);
+                self.answer(hold, Some(refusal), out);
             }
         }
         let turn = Turn {

@@ -219,7 +219,7 @@ impl Lifecycle {
             format!("{} of container {:?}: {reason}", turn.kind, life.container.id),
         ));
         let (decision, refusal) = match choice {
-            Choice::Deny(_) => (Verdict::Deny, Some(Refusal::default())),
+            Choice::Deny(..) => (Verdict::Deny, Some(Refusal::default())),
             _ => (Verdict::Allow, None),
         };
         let held_for = now.saturating_duration_since(since);
@@ -232,7 +232,7 @@ impl Lifecycle {
     fn by_default(&self, reason: &str) -> Choice {
         match self.rules.on_timeout {
             OnTimeout::Allow => Choice::Allow,
-            OnTimeout::Deny => Choice::Deny(reason.to_owned()),
+            OnTimeout::Deny => Choice::Deny(reason.to_owned(), DenyError::default()),
         }
     }
 
@@ -262,14 +262,14 @@ impl Lifecycle {
         let mut decision = Verdict::Allow;
         match choice {
             Choice::Allow => {}
-            Choice::Deny(why) => {
+            Choice::Deny(why, error) => {
                 out.push(Action::Log(
                     Level::Info,
                     format!("{} of container {:?} is denied: {why}", event.kind, event.id),
                 ));
                 decision = Verdict::Deny;
                 reason = Some(why);
-                refusal = Some(Refusal::default());
+                refusal = Some(Refusal { error });
             }
             Choice::Change(config) if event.kind == EventKind::PreCreate => {
                 decision = Verdict::Change;
@@ -320,7 +320,12 @@ impl Lifecycle {
                 }
             }
             (Effect::Gate | Effect::Opened, None) => self.settle_gate(id, Gate::Open, now, out),
-            (Effect::Gate | Effect::Opened, Some(_)) => self.settle_gate(id, Gate::Refused, now, out),
+            (Effect::Gate | Effect::Opened, Some(refusal)) => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.refused = refusal;
+                }
+                self.settle_gate(id, Gate::Refused, now, out);
+            }
             (Effect::EntryCreated { hold, at, time, executable }, None) => {
                 self.settle_gate(id, Gate::Open, now, out);
                 self.entered(id, hold, at, time, executable, now, out);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::lane::Turn;
-use super::{Entry, Existing, HoldId, Key, LifeId, Token, Verb};
+use super::{Entry, Existing, HoldId, Key, LifeId, Refusal, Token, Verb};
 use crate::cgroup::Cgroup;
 use crate::event::{Answer, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus};
 use crate::exit::Process;
@@ -44,6 +44,8 @@ pub(super) struct Life {
     pub(super) init: Option<Process>,
     pub(super) init_ended: bool,
     pub(super) gate: Gate,
+    /// How a start is denied, if it is.
+    pub(super) refused: Refusal,
     /// The `start`s that wait for the gate, and since when.
     pub(super) starts: Vec<(HoldId, Instant)>,
     /// A `start` went on though the gate was shut: nothing is held any more.
@@ -89,6 +91,7 @@ impl Life {
             init: None,
             init_ended: false,
             gate: Gate::Shut,
+            refused: Refusal::default(),
             starts: Vec::new(),
             start_passed: false,
             parked: Vec::new(),
@@ -129,6 +132,11 @@ impl Life {
     /// The runtime that creates it has not ended.
     pub(super) fn creator_works(&self) -> bool {
         self.creating() && self.creator_ended.is_none()
+    }
+
+    /// The answer to a `start`, where it does not wait.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        (self.gate == Gate::Refused).then_some(self.refused)
     }
 
     /// Its first program is still to come.

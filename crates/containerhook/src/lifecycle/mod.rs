@@ -25,7 +25,7 @@ use crate::event::{
     Answer, Asked, Container, ContainerEvent, EventKind, ExecProcess, ExitStatus, Record, Verdict,
 };
 use crate::exit::Process;
-use crate::handler::{Choice, Decision};
+use crate::handler::{Choice, Decision, DenyError};
 use crate::notifier::OnTimeout;
 use crate::outlet::Level;
 
@@ -207,7 +207,9 @@ pub(crate) enum Input {
 
 /// An execution is to fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Refusal {}
+pub(crate) struct Refusal {
+    pub(crate) error: DenyError,
+}
 
 #[derive(Debug)]
 pub(crate) enum Action {
@@ -368,7 +370,8 @@ impl Lifecycle {
 
     /// Containers that have not ended, and how many of them are being created.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let alive = self.lives.values().filter(|life| !life.init_ended && !life.over);
+        // Nobody will tell the end of what has been retired.
+        let alive = self.lives.values().filter(|life| !life.init_ended && !life.over && !life.retired);
         alive.fold((0, 0), |(all, creating), life| (all + 1, creating + usize::from(life.creating())))
     }
 
@@ -378,15 +381,15 @@ impl Lifecycle {
         self.processes.of_pid(pid).filter(|(_, roles)| runtime(roles)).last().map(|(process, _)| process)
     }
 
+    /// Is its end waited for?
+    pub(crate) fn watches(&self, process: Process) -> bool {
+        self.processes.contains(process)
+    }
+
     /// The configuration by which the entrypoint of a created container is to be marked, if it is not.
     pub(crate) fn wants_mark(&self, life: LifeId) -> Option<Config> {
         let life = self.lives.get(&life).filter(|life| !life.marked && life.verb == Verb::Create)?;
         life.container.config.clone().filter(|_| self.rules.tells(EventKind::Started))
-    }
-
-    /// Is the end of this process waited for?
-    pub(crate) fn waits_for(&self, process: Process) -> bool {
-        self.processes.contains(process)
     }
 
     /// The container of this init.

@@ -62,7 +62,8 @@ impl Places {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.mounts_of.0)).unwrap_or_default();
         for line in table.lines() {
             let at = line.split(' ').nth(4).unwrap_or_default();
-            if named(line) {
+            // Podman leaves its own mount of its storage after any run that fails, and takes it away with a later command.
+            if named(line) && Path::new(at) != self.own.join("storage/overlay") {
                 traces.mounts.insert(at.to_owned());
             }
             if line.split(" - ").nth(1).is_some_and(|kind| kind.starts_with("cgroup")) {
@@ -87,9 +88,17 @@ impl Places {
     /// Waits until there is nothing that was not there before, and nothing of these containers: engines clean up after
     /// they have told their user.
     pub fn wait_clean(&self, before: &Traces, ids: &[&str]) -> Result<()> {
+        self.wait_clean_but(before, ids, &[])
+    }
+
+    /// As [`wait_clean`](Self::wait_clean), but for what lies in these folders of the engine.
+    pub fn wait_clean_but(&self, before: &Traces, ids: &[&str], but: &[&str]) -> Result<()> {
+        let but: Vec<PathBuf> = but.iter().map(|folder| self.own.join(folder)).collect();
         let mut left = String::new();
         let clean = wait_until("nothing is left behind", Duration::from_secs(20), || {
-            left = self.traces(ids).beyond(before);
+            let mut now = self.traces(ids);
+            now.files.retain(|file| !but.iter().any(|folder| file.starts_with(folder)));
+            left = now.beyond(before);
             left.is_empty().then_some(())
         });
         clean.with_context(|| format!("left behind by {ids:?}:{left}"))
@@ -149,6 +158,8 @@ pub struct Refuser(Arc<Mutex<Refusing>>);
 #[derive(Default)]
 struct Refusing {
     kind: Option<EventKind>,
+    /// Whether the sandboxes of pods are meant, or the containers.
+    sandboxes: bool,
     /// Sockets of the shims of all containers seen: their names do not tell whose they are.
     sockets: BTreeSet<PathBuf>,
 }
@@ -161,6 +172,11 @@ impl Refuser {
         self.0.lock().expect("no handler panics").kind = kind;
     }
 
+    pub fn refuse_sandboxes(&self, kind: Option<EventKind>) {
+        let mut this = self.0.lock().expect("no handler panics");
+        (this.kind, this.sandboxes) = (kind, kind.is_some());
+    }
+
     pub fn on_event(&self, event: &ContainerEvent) -> Decision {
         let mut this = self.0.lock().expect("no handler panics");
         let address = event.bundle().map(|bundle| bundle.join("address"));
@@ -168,7 +184,11 @@ impl Refuser {
             this.sockets.insert(address.trim().trim_start_matches("unix://").into());
         }
         let sandbox = event.kubernetes().is_some_and(|kubernetes| kubernetes.sandbox);
-        if this.kind == Some(event.kind()) && !sandbox { Decision::deny(REASON) } else { Decision::allow() }
+        if this.kind == Some(event.kind()) && this.sandboxes == sandbox {
+            Decision::deny(REASON)
+        } else {
+            Decision::allow()
+        }
     }
 
     /// Waits until no shim of a container that was seen has a socket any more.

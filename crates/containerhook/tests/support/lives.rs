@@ -91,6 +91,7 @@ fn next(stage: Stage, event: &ContainerEvent) -> Option<Stage> {
         (Kind::Started, Created) => Started,
         (Kind::Stopped, Created | Started | Unseen) => Stopped,
         (Kind::Deleted, PreCreated | Stopped) => Deleted,
+        (Kind::Exec, Unseen) => Created,
         (Kind::Exec, Created | Started) => stage,
         (Kind::ExecStopped, Created | Started | Stopped) => stage,
         (Kind::Paused | Kind::Resumed | Kind::Updated | Kind::Checkpointed, Created | Started) => stage,
@@ -99,7 +100,7 @@ fn next(stage: Stage, event: &ContainerEvent) -> Option<Stage> {
     })
 }
 
-/// The first word on a container that no mark held.
+/// The first word on a container that no mark held; or on one that was created before the listener, and is executed in.
 fn is_untold(event: &ContainerEvent) -> bool {
-    event.kind() == EventKind::Created && !event.held()
+    (event.kind() == EventKind::Created && !event.held()) || event.kind() == EventKind::Exec
 }

@@ -289,3 +289,28 @@ fn an_answer_to_what_was_not_held_has_no_effect() {
     assert_eq!(rig.told_of("c")[3..], ["stopped 0", "deleted"]);
     rig.assert_quiet();
 }
+
+#[test]
+fn the_error_of_a_denial_is_the_handlers() {
+    let busy = || Decision::deny_with("later", DenyError::Busy);
+    let mut rig = Rig::new();
+    let life = rig.command("c", 10, create());
+    rig.reply(life, busy());
+    assert_eq!(rig.error(life), Some(DenyError::Busy));
+
+    let life = rig.created("d", 20, false);
+    let start = rig.command("d", 22, Verb::Start);
+    rig.reply(life, busy());
+    rig.end(21, KILLED);
+    assert_eq!(rig.error(start), Some(DenyError::Busy));
+
+    let life = rig.running("e", 30);
+    let exec = rig.command("e", 33, exec());
+    rig.reply(life, busy());
+    assert_eq!(rig.error(exec), Some(DenyError::Busy));
+
+    let mut rig = Rig::denying();
+    let life = rig.command("c", 10, create());
+    rig.pass(DEADLINE);
+    assert_eq!(rig.error(life), Some(DenyError::NotPermitted));
+}

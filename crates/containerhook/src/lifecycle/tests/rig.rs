@@ -13,8 +13,8 @@ pub(super) struct Rig {
     pub(super) lifecycle: Lifecycle,
     pub(super) now: Instant,
     begun: Instant,
-    /// Holds, with when they began and how they were answered: when, and whether with a denial.
-    holds: HashMap<HoldId, (Instant, Option<(Instant, bool)>)>,
+    /// Holds, with when they began and how they were answered: when, and by which denial.
+    holds: HashMap<HoldId, (Instant, Option<(Instant, Option<Refusal>)>)>,
     /// What handlers have been given and has not been settled.
     pub(super) open: Vec<(LifeId, Token, Arc<ContainerEvent>)>,
     /// All that handlers have been given.
@@ -132,7 +132,7 @@ impl Rig {
                 Action::Answer { hold, refusal } => {
                     let (_, answer) = self.holds.get_mut(&hold).expect("an answer to nothing");
                     assert!(answer.is_none(), "hold {hold} is answered twice");
-                    *answer = Some((self.now, refusal.is_some()));
+                    *answer = Some((self.now, refusal));
                 }
                 Action::Tell { life, token, event } => {
                     let other = self.open.iter().any(|(other, ..)| *other == life && life != NO_LIFE);
@@ -304,7 +304,11 @@ impl Rig {
 
     /// `None`: it is held still; else whether it was allowed.
     pub(super) fn allowed(&self, hold: HoldId) -> Option<bool> {
-        self.holds[&hold].1.map(|(_, denied)| !denied)
+        self.holds[&hold].1.map(|(_, refusal)| refusal.is_none())
+    }
+
+    pub(super) fn error(&self, hold: HoldId) -> Option<DenyError> {
+        self.holds[&hold].1.and_then(|(_, refusal)| refusal).map(|refusal| refusal.error)
     }
 
     /// How long it was held.
