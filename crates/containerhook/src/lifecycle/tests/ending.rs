@@ -177,6 +177,19 @@ fn the_end_of_a_detached_exec_is_not_that_of_its_runtime() {
     rig.end(20, EXITED);
     rig.allow_all();
     assert_eq!(rig.told_of("c")[3..], ["exec allow"]);
+    // Its pid file names it, and it is another's runtime no more.
+    let runtime = rig.execs.pop().expect("its pid is looked for");
+    let (life, time) = (rig.told[0].0, rig.time());
+    let found = Init::Watched(process(25));
+    rig.watched.insert(process(25));
+    rig.apply(Input::ExecFound { life, runtime, found, time });
+    assert!(rig.lifecycle.knows(25).is_none());
+    rig.end(25, FAILED);
+    rig.allow_all();
+    assert_eq!(rig.told_of("c")[3..], ["exec allow", "exec-stopped 1"]);
+    let event = &rig.records.last().expect("it is told").event;
+    assert_eq!(event.exec().and_then(|exec| exec.pid), Some(25));
+    assert!(event.started_at().is_some() && event.finished_at().is_some());
 }
 
 #[test]
