@@ -134,6 +134,9 @@ pub(crate) fn exit_words(exit: &Value) -> String {
     if exit["oom_killed"] == true {
         words.push_str(", out of memory");
     }
+    if exit["core_dumped"] == true {
+        words.push_str(", core dumped");
+    }
     words
 }
 
@@ -240,6 +243,7 @@ mod tests {
             (json!({"code": null, "signal": 9, "oom_killed": true}), "SIGKILL, out of memory"),
             (json!({"code": 137, "signal": null, "oom_killed": true}), "exit 137, out of memory"),
             (json!({"code": null, "signal": 15, "oom_killed": null}), "SIGTERM"),
+            (json!({"code": null, "signal": 6, "core_dumped": true}), "SIGABRT, core dumped"),
             (json!({"code": null, "signal": 31, "oom_killed": null}), "SIGSYS"),
             (json!({"code": null, "signal": 34, "oom_killed": null}), "signal 34"),
             (json!({"code": null, "signal": 0, "oom_killed": null}), "signal 0"),

@@ -57,6 +57,9 @@ pub(crate) struct WatchArgs {
     /// Tell the containers first that run already
     #[arg(long, help_heading = "Which events")]
     existing: bool,
+    /// Remember here which containers run: what ends while nothing listens is told at the next start
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::FilePath, help_heading = "Which events")]
+    state_file: Option<std::path::PathBuf>,
 
     /// Print one JSON object a line
     #[arg(long, help_heading = "Output")]
@@ -107,6 +110,9 @@ impl WatchArgs {
         if !self.event.is_empty() {
             let always = [EventKind::Overflow, EventKind::Lost];
             builder = builder.events(self.event.iter().copied().chain(always));
+        }
+        if let Some(path) = &self.state_file {
+            builder = builder.state_file(path);
         }
         if let Some(deadline) = self.deadline {
             builder = builder.deadline(deadline);

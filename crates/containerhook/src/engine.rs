@@ -21,9 +21,10 @@ use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process, WatchError};
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{
-    Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token, Verb,
+    Action, Existing, HoldId, Init, Input, LifeId, Lifecycle, Refusal, Rules, Token, Vanished, Verb,
 };
 use crate::marker::{self, Changes, Marker};
+use crate::memory::{self, Known, Memory, Remembered};
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
 use crate::pool::Pool;
@@ -174,6 +175,7 @@ struct Engine {
     killed: HashSet<Process>,
     /// Ends by SIGKILL whose reason is being asked for, oldest first.
     doubts: VecDeque<Doubt>,
+    memory: Option<Memory>,
     /// Held executions that a worker reads, oldest first, with when to give up.
     reading: VecDeque<(Instant, HoldId)>,
     /// How long reading one may take.
@@ -339,6 +341,7 @@ impl Engine {
             stops: HashMap::new(),
             killed: HashSet::new(),
             doubts: VecDeque::new(),
+            memory: None,
             reading: VecDeque::new(),
             patience,
             runtimes: HashMap::new(),
@@ -362,10 +365,49 @@ impl Engine {
             engine.warn(warning);
         }
         engine.mark_at_start(settings.discover)?;
+        if let Some(path) = settings.state_file {
+            engine.recall(path)?;
+        }
         if settings.existing {
             engine.look();
         }
         Ok(engine)
+    }
+
+    /// Tells what an earlier listener has left untold.
+    fn recall(&mut self, path: PathBuf) -> Result<(), Error> {
+        let remembered = memory::recall(&path).unwrap_or_else(|error| {
+            self.warn(format!("what {} remembers is not read: {error}", path.display()));
+            Remembered::default()
+        });
+        let memory = Memory::start(path, self.log.clone())
+            .map_err(|e| Error::os("cannot start the thread that keeps the state file", e))?;
+        self.memory = Some(memory);
+        let time = SystemTime::now();
+        for known in remembered.ended {
+            let (key, container, _) = known.restore();
+            self.apply(Input::Vanished(Box::new(Vanished { key, container, time })));
+        }
+        for known in remembered.running {
+            let (key, container, process) = known.restore();
+            self.apply(Input::Existing(Box::new(Existing { key, container, process, time })));
+        }
+        Ok(())
+    }
+
+    fn remember(&self, process: Process) {
+        if let Some(memory) = &self.memory
+            && let Some((key, container)) = self.lifecycle.container_of(process)
+        {
+            memory.runs(Known::new(process, key, container));
+        }
+    }
+
+    fn forget(&mut self, process: Process) {
+        self.execs.remove(&process);
+        if let Some(memory) = &self.memory {
+            memory.ended(process);
+        }
     }
 
     /// Marks what is there, before anybody is told that the notifier listens: here, and here only, the engine waits.
@@ -523,13 +565,14 @@ impl Engine {
             return;
         }
         self.apply(Input::Ended { process, status, time });
-        self.execs.remove(&process);
+        self.forget(process);
     }
 
     fn counted(&mut self, process: Process, oom_killed: Option<bool>) {
         let at = self.doubts.iter().position(|doubt| doubt.process == process);
         if let Some(Doubt { status, time, .. }) = at.and_then(|at| self.doubts.remove(at)) {
             self.apply(Input::Ended { process, status: ExitStatus { oom_killed, ..status }, time });
+            self.forget(process);
         }
     }
 
@@ -777,6 +820,7 @@ impl Engine {
             Outcome::Counted { process, oom_killed } => self.counted(process, oom_killed),
             Outcome::Ended { process, status, time } => {
                 self.apply(Input::Ended { process, status, time });
+                self.forget(process);
             }
             Outcome::Existing { found, strangers } => {
                 self.looks -= 1;
@@ -833,7 +877,10 @@ impl Engine {
                         self.workers.submit(Job::FindInit { life, creation, mark });
                     }
                 }
-                Action::Learn(process) => self.workers.submit(Job::Cgroup { process }),
+                Action::Learn(process) => {
+                    self.remember(process);
+                    self.workers.submit(Job::Cgroup { process });
+                }
                 Action::Watch(process) => self.watch(process),
                 Action::FindExec { life, runtime } => {
                     if let Some(creation) = self.execs.remove(&runtime) {
@@ -841,7 +888,7 @@ impl Engine {
                     }
                 }
                 Action::Unwatch(process) => {
-                    self.execs.remove(&process);
+                    self.forget(process);
                     self.killed.remove(&process);
                     self.exits.unwatch(process);
                 }

@@ -84,6 +84,7 @@ mod lifecycle;
 #[allow(dead_code, reason = "for listeners in another pid namespace, which the engine does not serve yet")]
 mod lookup;
 mod marker;
+mod memory;
 mod metadata;
 mod notifier;
 mod outlet;

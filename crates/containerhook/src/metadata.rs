@@ -5,7 +5,7 @@
 //! All of it is what somebody said. What an untrusted caller says of Kubernetes is no more than her word.
 
 use crate::config::Outline;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Component, Path};
 
@@ -14,7 +14,7 @@ mod state;
 pub(crate) use state::engine_state;
 
 /// What asked the runtime for a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Engine {
@@ -46,7 +46,7 @@ impl fmt::Display for Engine {
 }
 
 /// A container's place in Kubernetes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Kubernetes {
     /// The pod's namespace.

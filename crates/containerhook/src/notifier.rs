@@ -65,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) max_handlers: usize,
     pub(crate) exit_backend: ExitBackend,
     pub(crate) existing: bool,
+    pub(crate) state_file: Option<PathBuf>,
     /// `None`: as `discover`.
     pub(crate) exec_watch: Option<bool>,
 }
@@ -107,6 +108,7 @@ impl Default for Builder {
                 max_handlers: 64,
                 exit_backend: ExitBackend::Auto,
                 existing: false,
+                state_file: None,
                 exec_watch: None,
             },
             on_record: None,
@@ -178,6 +180,19 @@ impl Builder {
     /// [`existing`](ContainerEvent::existing), and watched for their end. The default is no.
     pub fn existing(mut self, yes: bool) -> Self {
         self.settings.existing = yes;
+        self
+    }
+
+    /// A file in which the containers that run are remembered, so that a listener which is stopped, or killed, and started
+    /// again with the same file loses no end. What ended meanwhile is told first, as [`Stopped`](EventKind::Stopped)
+    /// without an [`exit`](ContainerEvent::exit); what still runs is told as [`Created`](EventKind::Created), and watched
+    /// again. Both are [`existing`](ContainerEvent::existing). The default is no file.
+    ///
+    /// One listener at a time may use a file. Its folder must exist, and nobody else may write in it. It is written by a
+    /// thread of its own, which no container waits for: what happened in the last 50 ms before the listener was killed may
+    /// be missing.
+    pub fn state_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.state_file = Some(path.into());
         self
     }
 

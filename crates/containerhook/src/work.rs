@@ -847,6 +847,12 @@ fn find_init(creation: &Creation) -> Result<Process, String> {
         Some(path) => state_file::read_pid_file(&caller, path).map_err(|e| e.to_string()),
         None => Err("it was given no pid file".to_owned()),
     };
+    // Its init has ended already, and was reaped: of this name it was, of what time nobody knows.
+    if let Ok(pid) = pid
+        && proc::stat(pid).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    {
+        return Ok(Process { pid, start_time: 0 });
+    }
     let pid = pid.or_else(|first| pid_by_state(creation).map_err(|second| format!("{first}; {second}")))?;
     identify(creation, pid)
 }

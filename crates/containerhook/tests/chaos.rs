@@ -173,14 +173,16 @@ impl Listener {
     }
 }
 
-/// What became of one container.
+/// What became of one container; a test that fails shows all of it.
 #[derive(Debug)]
+#[allow(dead_code, reason = "printed where a test fails")]
 struct Ran {
     id: String,
     /// The exit code, or with what the exec of its runtime failed.
     came_to: Result<Option<i32>, i32>,
     /// Uptime at its first instruction.
     began: Option<f64>,
+    #[allow(dead_code, reason = "it is for who reads why a test failed")]
     stderr: String,
 }
 

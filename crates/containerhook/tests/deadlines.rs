@@ -194,7 +194,7 @@ fn a_panic_is_no_answer() -> Result<()> {
             assert_ne!(event.kind(), EventKind::PreCreate, "on purpose");
         })?;
         let bundle = Bundle::builder(unique_id("panic")).args(["/bin/true"]).build()?;
-        let ran = Task::spawn(&mut runtime.command(["run", "--bundle"]).arg(bundle.path()).arg(bundle.id()));
+        let ran = Task::spawn(runtime.command(["run", "--bundle"]).arg(bundle.path()).arg(bundle.id()));
         let told = match decision {
             Verdict::Deny => {
                 ensure!(ran.is_err(), "it was let go");

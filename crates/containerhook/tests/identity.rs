@@ -218,19 +218,17 @@ fn an_end_before_its_creation_is_told() -> Result<()> {
     std::fs::write(bundle.join("slow"), "")?;
     fake.create(&bundle, &id)?;
     let kinds = [EventKind::PreCreate, EventKind::Created, EventKind::Stopped];
-    let told = listener.wait_for("its end, or that it never was", |records| {
+    let told = listener.wait_for("its end", |records| {
         let of: Vec<Record> = records.iter().filter(|r| r.event.id() == id).cloned().collect();
         of.last()
             .is_some_and(|r| matches!(r.event.kind(), EventKind::Stopped | EventKind::Deleted))
             .then_some(of)
     })?;
     let got: Vec<EventKind> = told.iter().map(|r| r.event.kind()).collect();
-    if got == kinds {
-        ensure!(!told[1].event.held(), "{}", told[1].to_json());
-    } else {
-        // Its pid was free, and nobody has seen it: what is known is told.
-        ensure!(got[0] == EventKind::PreCreate && got.len() <= 3, "{got:?}\n{}", listener.text());
-    }
+    ensure!(got == kinds, "{got:?}\n{}", listener.text());
+    ensure!(!told[1].event.held() && told[2].event.pid().is_some(), "{}", listener.text());
+    // Nobody has seen it: a code would be a guess.
+    ensure!(told[2].event.exit().map(|exit| end(*exit)) == Some((None, None)), "{}", told[2].to_json());
     listener.wait_idle()?;
     ensure!(listener.status()?.containers == 0, "{:?}", listener.status()?);
     listener.close()?;
@@ -320,7 +318,8 @@ fn ten_thousand_are_watched_for_nothing() -> Result<()> {
     // What the watches were for is still done in the background for a moment.
     wait_until("it comes to rest", PATIENCE, || {
         let turns = turns().ok()?;
-        std::thread::sleep(Duration::from_secs(1));
+        // A worker without work ends after 5 s.
+        std::thread::sleep(Duration::from_secs(7));
         (self::turns().ok()? == turns).then_some(())
     })?;
     let turns = turns()?;
@@ -355,7 +354,8 @@ fn turns() -> Result<Vec<(String, u64)>> {
     for entry in std::fs::read_dir("/proc/self/task")? {
         let path = entry?.path();
         let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
-        if !name.starts_with("ch-") {
+        // The one that hears of changed files hears of all that is done in /var/tmp, by whomever.
+        if !name.starts_with("ch-") || name.trim() == "ch-runtimes" {
             continue;
         }
         let status = std::fs::read_to_string(path.join("status"))?;

@@ -487,6 +487,14 @@ impl Lifecycle {
             return;
         };
         life.finding = false;
+        let created = life.creator_ended.and_then(|status| status.success()) == Some(true);
+        let init = match init {
+            // A pid file that an earlier container left names such a process too.
+            Init::Ended(Process { pid, start_time: 0 }, _) if !created => {
+                Init::Unknown(format!("process {pid}, which it names, is not there"))
+            }
+            init => init,
+        };
         let mut detail = None;
         let mut ended = None;
         match init {

@@ -230,7 +230,7 @@ impl Lifecycle {
         }
     }
 
-    fn init_of(&self, init: Process) -> Option<LifeId> {
+    pub(super) fn init_of(&self, init: Process) -> Option<LifeId> {
         let role = self.processes.roles(init).iter().find(|(_, role)| *role == Role::Init);
         role.map(|(id, _)| *id)
     }

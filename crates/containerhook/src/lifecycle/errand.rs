@@ -75,6 +75,7 @@ impl Lifecycle {
     }
 
     /// The runtime of an `exec` has ended.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one end")]
     pub(super) fn exec_ended(
         &mut self,
         id: LifeId,

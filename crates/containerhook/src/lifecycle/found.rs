@@ -14,7 +14,28 @@ pub(crate) struct Existing {
     pub(crate) time: SystemTime,
 }
 
+/// A container that an earlier listener has told of, and that has ended since.
+#[derive(Debug)]
+pub(crate) struct Vanished {
+    pub(crate) key: Key,
+    pub(crate) container: Container,
+    pub(crate) time: SystemTime,
+}
+
 impl Lifecycle {
+    /// Its end is told, as far as it is known: a deletion may come.
+    pub(super) fn vanished(&mut self, vanished: Vanished, now: Instant, out: &mut Vec<Action>) {
+        let Vanished { key, container, time } = vanished;
+        let id = self.stranger(key, container);
+        let turn = Turn {
+            existing: true,
+            detail: Some("it ended while nobody listened".into()),
+            ..Turn::new(EventKind::Stopped, time, Effect::None)
+        };
+        self.push(id, turn, now, out);
+        self.retire(id, out);
+    }
+
     /// A container that runs.
     pub(super) fn adopt(&mut self, key: Option<Key>, container: Container, process: Process) -> LifeId {
         let id = self.new_id();

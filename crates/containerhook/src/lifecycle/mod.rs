@@ -33,7 +33,7 @@ use errand::Errand;
 use lane::Telling;
 use life::{Life, Processes, Role};
 
-pub(crate) use found::Existing;
+pub(crate) use found::{Existing, Vanished};
 pub(crate) use untold::Untold;
 
 /// A container's life.
@@ -191,6 +191,7 @@ pub(crate) enum Input {
         cgroup: Arc<Cgroup>,
     },
     Existing(Box<Existing>),
+    Vanished(Box<Vanished>),
     /// The kernel has shown the first program of a `run` that nothing held.
     Ran {
         init: Process,
@@ -396,6 +397,12 @@ impl Lifecycle {
         life.container.config.clone().filter(|_| self.rules.tells(EventKind::Started))
     }
 
+    /// The container of this init.
+    pub(crate) fn container_of(&self, init: Process) -> Option<(Option<&Key>, &Container)> {
+        let life = self.lives.get(&self.init_of(init)?)?;
+        Some((life.key.as_ref(), &*life.container))
+    }
+
     /// The container of a life, for the engine's work on it.
     pub(crate) fn container(&self, life: LifeId) -> Option<&Arc<Container>> {
         self.lives.get(&life).map(|life| &life.container)
@@ -421,6 +428,7 @@ impl Lifecycle {
             Input::Replied { token, decision } => self.replied(token, decision, now, out),
             Input::Cgroup { process, cgroup } => self.set_cgroup(process, &cgroup),
             Input::WatchTermination { id, process } => self.watch_termination(id, process, out),
+            Input::Vanished(vanished) => self.vanished(*vanished, now, out),
             Input::Existing(existing) => self.existing(*existing, now, out),
             Input::Ran { init, ancestors, time } => self.ran(init, &ancestors, time, now, out),
             Input::Untold(untold) => self.untold(*untold, now, out),

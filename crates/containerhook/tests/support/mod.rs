@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
+use containerhook::verify::{Model, Rules};
 use containerhook::{
     Builder, ContainerEvent, ContainerNotifier, Decision, Engine, EventKind, ExitStatus, Handler, Record,
     Status,
@@ -149,6 +150,7 @@ impl Listener {
         self.notifier.take().expect("it is closed once").close();
         let records = self.records();
         lives::check(&records, &lock(&self.seen.told)).map_err(|e| anyhow!("{e:#}\n{}", self.text()))?;
+        verify(&records).map_err(|e| anyhow!("{e:#}\n{}", self.text()))?;
         Ok(records)
     }
 
@@ -167,6 +169,19 @@ impl Listener {
         }
         text
     }
+}
+
+/// Holds the records against the model that `containerhook verify` has, as the lines that a user would see.
+pub fn verify(records: &[Record]) -> Result<()> {
+    let mut model = Model::new(Rules::default());
+    for (record, number) in records.iter().zip(1..) {
+        model.line(number, &serde_json::from_str(&record.to_json())?);
+    }
+    let mut found = model.take_violations();
+    found.extend(model.finish().1);
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    ensure!(found.is_empty(), "{}", found.join("\n"));
+    Ok(())
 }
 
 impl Drop for Listener {

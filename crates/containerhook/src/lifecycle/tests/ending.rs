@@ -169,14 +169,32 @@ fn an_exec_in_a_container_whose_creation_was_not_seen() {
 }
 
 #[test]
-fn the_end_of_a_detached_exec_is_not_that_of_its_runtime() {
+fn a_detached_exec_ends_when_its_process_does() {
+    let detached = || Verb::Exec { process: Arc::default(), detach: true };
     let mut rig = Rig::new();
-    rig.running("c", 10);
-    rig.command("c", 20, Verb::Exec { process: Arc::default(), detach: true });
+    let life = rig.running("c", 10);
+    rig.command("c", 20, detached());
     rig.allow_all();
     rig.end(20, EXITED);
-    rig.allow_all();
     assert_eq!(rig.told_of("c")[3..], ["exec allow"]);
+    rig.exec_found(life, process(20), Init::Watched(process(21)));
+    rig.end(21, FAILED);
+    rig.allow_all();
+    assert_eq!(rig.told_of("c")[3..], ["exec allow", "exec-stopped 1"]);
+    assert_eq!(rig.records[4].event.exec().unwrap().pid, Some(21));
+
+    // It lives when its container is deleted: nothing waits for it any more.
+    rig.command("c", 30, detached());
+    rig.allow_all();
+    rig.end(30, EXITED);
+    rig.exec_found(life, process(30), Init::Watched(process(31)));
+    rig.end(11, KILLED);
+    rig.command("c", 40, detached());
+    rig.allow_all();
+    rig.end(40, EXITED);
+    rig.delete("c", 41);
+    rig.exec_found(life, process(40), Init::Watched(process(42)));
+    rig.assert_quiet();
 }
 
 #[test]

@@ -31,6 +31,8 @@ struct Case {
     entered: bool,
     starter: Step,
     execer: Step,
+    /// The process that a detached exec left behind.
+    executed: Step,
     deleter: Step,
     /// The life that its creation began.
     life: LifeId,
@@ -68,6 +70,8 @@ enum Move {
     InitEnds(usize),
     Exec(usize),
     ExecEnds(usize),
+    ExecutedEnds(usize),
+    FindExec(usize),
     Delete(usize),
     DeleterEnds(usize),
     Finish(usize),
@@ -93,6 +97,7 @@ impl World {
             entered: false,
             starter: Step::No,
             execer: Step::No,
+            executed: Step::No,
             deleter: Step::No,
             life: 0,
             found: false,
@@ -141,6 +146,9 @@ impl World {
             if case.execer == Step::Works {
                 moves.push(Move::ExecEnds(n));
             }
+            if case.executed == Step::Works {
+                moves.push(Move::ExecutedEnds(n));
+            }
             let deletes = !matches!(case.verb, Verb::Run { detach: false, .. });
             if case.init == Step::Ended && case.creator == Step::Ended && case.deleter == Step::No && deletes
             {
@@ -152,6 +160,7 @@ impl World {
         }
         moves.extend((0..self.rig.finishing.len()).map(Move::Finish));
         moves.extend((0..self.rig.finding.len()).map(Move::Find));
+        moves.extend((0..self.rig.execs.len()).map(Move::FindExec));
         moves.extend((0..self.rig.open.len()).map(Move::Reply));
         moves
     }
@@ -199,12 +208,33 @@ impl World {
                 self.rig.end(pid, if dice % 2 == 0 { EXITED } else { KILLED });
             }
             Move::Exec(n) => {
-                let hold = self.command(n, 3, exec());
+                let verb = Verb::Exec { process: Arc::default(), detach: dice % 2 == 0 };
+                let hold = self.command(n, 3, verb);
                 self.cases[n].execer = Step::Held(hold);
             }
             Move::ExecEnds(n) => {
                 self.cases[n].execer = Step::Ended;
                 let pid = self.cases[n].pid(3);
+                self.rig.end(pid, EXITED);
+            }
+            Move::FindExec(at) => {
+                let runtime = self.rig.execs[at];
+                let case = self.cases.iter_mut().find(|case| case.base + 3 == runtime.pid).unwrap();
+                let executed = process(case.base + 5);
+                let found = match dice % 3 {
+                    0 => Init::Unknown("it is gone".into()),
+                    1 => Init::Ended(executed, EXITED),
+                    _ => {
+                        case.executed = Step::Works;
+                        Init::Watched(executed)
+                    }
+                };
+                let life = case.life;
+                self.rig.exec_found(life, runtime, found);
+            }
+            Move::ExecutedEnds(n) => {
+                self.cases[n].executed = Step::Ended;
+                let pid = self.cases[n].pid(5);
                 self.rig.end(pid, EXITED);
             }
             Move::Delete(n) => {

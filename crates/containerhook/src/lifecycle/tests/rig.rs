@@ -27,6 +27,7 @@ pub(super) struct Rig {
     pub(super) killed: Vec<Process>,
     pub(super) finishing: Vec<(LifeId, Option<Config>, bool)>,
     pub(super) finding: Vec<LifeId>,
+    /// Runtimes whose detached processes are looked for.
     pub(super) execs: Vec<Process>,
     pub(super) marks: HashSet<LifeId>,
     pub(super) creations: HashSet<LifeId>,
@@ -277,6 +278,16 @@ impl Rig {
         self.apply(Input::InitFound { life, init, marked: false, time });
     }
 
+    /// The pid file of a detached exec is read.
+    pub(super) fn exec_found(&mut self, life: LifeId, runtime: Process, found: Init) {
+        self.execs.retain(|other| *other != runtime);
+        if let Init::Watched(process) = found {
+            self.watched.insert(process);
+        }
+        let time = self.time();
+        self.apply(Input::ExecFound { life, runtime, found, time });
+    }
+
     pub(super) fn reply_to(&mut self, token: Token, decision: Result<Decision, String>) {
         self.settled(token);
         self.apply(Input::Replied { token, decision });
@@ -367,6 +378,7 @@ impl Rig {
         assert!(of.lives.is_empty(), "lives are left: {:?}", of.lives.keys());
         assert!(of.keys.is_empty(), "keys are left: {:?}", of.keys);
         assert!(of.processes.is_empty() && self.watched.is_empty(), "watched still: {:?}", self.watched);
+        assert!(of.errands.is_empty() && self.execs.is_empty(), "errands are left: {:?}", of.errands);
         assert!(of.told.is_empty() && of.holds.is_empty() && of.due.is_empty() && of.ended.is_empty());
         assert!(self.open.is_empty() && self.finding.is_empty() && self.finishing.is_empty());
         assert!(self.marks.is_empty() && self.creations.is_empty(), "{:?} {:?}", self.marks, self.creations);
