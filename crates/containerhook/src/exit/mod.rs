@@ -232,7 +232,7 @@ impl Exits {
             return Ok(process);
         }
         if stat.is_dead() {
-            self.tell(process, self.proc.exit_status(&stat));
+            self.tell(process, self.proc.exit_status(process));
             return Ok(process);
         }
 
@@ -378,7 +378,8 @@ impl Exits {
             Err(_) => {}
             Ok(Some(now)) if now.start_time == process.start_time => {
                 if self.watch_by_pidfd(process).is_err() {
-                    self.end(process, self.proc.exit_status(&now));
+                    let status = now.is_dead().then(|| self.proc.exit_status(process)).flatten();
+                    self.end(process, status);
                 }
             }
             _ => self.end(process, None),
@@ -389,12 +390,9 @@ impl Exits {
         let Some(watched) = self.watched.get(&pid) else { return };
         let Some(pidfd) = &watched.pidfd else { return };
         let process = Process { pid, start_time: watched.start_time };
-        let status = self
-            .proc
-            .stat(pid)
-            .filter(|now| now.start_time == process.start_time)
-            .and_then(|now| self.proc.exit_status(&now))
-            .or_else(|| sys::pidfd_exit_status(pidfd.as_fd()));
+        // A pidfd is told after the state has become that of a zombie.
+        let status =
+            self.proc.exit_status(process).or_else(|| sys::pidfd_exit_status(pidfd.as_fd()));
         if status.is_none() && self.status_by_pidfd && !hung_up && watched.deadline.is_none() {
             // Not reaped yet, and we may not read the zombie's code: the hang-up says when to ask again.
             if self.epoll.change(pidfd.as_fd(), pid as u64, Interest::HungUp).is_ok() {

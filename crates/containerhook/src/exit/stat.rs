@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::Process;
+
 /// `PF_EXITING` (include/linux/sched.h): set at the start of `do_exit`, before the exit tracepoint.
 const PF_EXITING: u64 = 0x4;
 
@@ -38,6 +40,11 @@ impl Stat {
     /// The whole process has ended. A leader that left before its other threads is a zombie too, but not yet the end.
     pub(super) fn is_dead(&self) -> bool {
         self.leader_is_dead() && self.threads <= 1
+    }
+
+    /// It has been reaped while the line was written: the kernel found no threads to count any more.
+    fn is_reaped(&self) -> bool {
+        self.threads < 1
     }
 
     /// The exit tracepoint may have been passed already.
@@ -96,13 +103,24 @@ impl Proc {
         self.look(pid).ok().flatten()
     }
 
-    /// The wait status of a process that is dead and not yet reaped, where the kernel shows it to us.
+    /// The wait status of a process that is *known to be dead*, where it is not reaped yet and the kernel shows it to us.
+    ///
+    /// It looks anew, for the line by which the death became known may have the wrong code. The kernel copies the leader's code
+    /// before it looks at the state, and takes the process's own in its place under a lock that one who is reaped has not any
+    /// more (`do_task_stat`): a line that is the first to show a zombie, or is of one that was reaped meanwhile, may have the 0 of
+    /// one who lived.
     ///
     /// Before "exit: Use the correct `exit_code` in ``/proc/PID/stat``" (January 2022; 5.10 is without it) it is the leader's
     /// own, which differs where the leader left before the other threads.
-    pub(super) fn exit_status(&self, stat: &Stat) -> Option<i32> {
+    pub(super) fn exit_status(&self, process: Process) -> Option<i32> {
+        let now = self.stat(process.pid).filter(|now| now.start_time == process.start_time)?;
+        self.code_of_dead(&now)
+    }
+
+    fn code_of_dead(&self, now: &Stat) -> Option<i32> {
         // Not permitted is shown as 0, which is not to be taken for a success.
-        (stat.is_dead() && (self.shows_exit_codes || stat.exit_code != 0)).then_some(stat.exit_code)
+        let shown = self.shows_exit_codes || now.exit_code != 0;
+        (now.is_dead() && !now.is_reaped() && shown).then_some(now.exit_code)
     }
 
     #[cfg(test)]
@@ -142,6 +160,19 @@ mod tests {
         assert!(!stat.is_dead() && stat.is_exiting());
         let stat = Stat::parse(LINE.replace(") S ", ") Z ").as_bytes()).unwrap();
         assert!(stat.is_dead());
+    }
+
+    #[test]
+    fn a_line_of_one_that_was_reaped_meanwhile_has_no_code() {
+        let proc = Proc { root: "/proc".into(), shows_exit_codes: true };
+        // What a listener saw under load of a process that had exited with 3.
+        let line = LINE.replace(") S ", ") Z ").replace(" 20 0 1 0 ", " 20 0 0 0 ").replace(" 256\n", " 0\n");
+        let stat = Stat::parse(line.as_bytes()).unwrap();
+        assert!(stat.is_dead());
+        assert_eq!(proc.code_of_dead(&stat), None);
+        let stat = Stat::parse(LINE.replace(") S ", ") Z ").as_bytes()).unwrap();
+        assert_eq!(proc.code_of_dead(&stat), Some(256));
+        assert_eq!(proc.code_of_dead(&Stat::parse(LINE.as_bytes()).unwrap()), None);
     }
 
     #[test]
