@@ -70,7 +70,6 @@ fn run_with_crun() -> Result<()> {
 }
 
 #[test]
-#[ignore = "the infra container deletion was not told within 60 s after the merge; not understood yet"]
 fn a_pod() -> Result<()> {
     need!(Root, Busybox, Podman, Runc);
     let _dog = watchdog(LIMIT);

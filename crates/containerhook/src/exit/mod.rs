@@ -391,8 +391,7 @@ impl Exits {
         let Some(pidfd) = &watched.pidfd else { return };
         let process = Process { pid, start_time: watched.start_time };
         // A pidfd is told after the state has become that of a zombie.
-        let status =
-            self.proc.exit_status(process).or_else(|| sys::pidfd_exit_status(pidfd.as_fd()));
+        let status = self.proc.exit_status(process).or_else(|| sys::pidfd_exit_status(pidfd.as_fd()));
         if status.is_none() && self.status_by_pidfd && !hung_up && watched.deadline.is_none() {
             // Not reaped yet, and we may not read the zombie's code: the hang-up says when to ask again.
             if self.epoll.change(pidfd.as_fd(), pid as u64, Interest::HungUp).is_ok() {
