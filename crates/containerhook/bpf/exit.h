@@ -46,11 +46,41 @@ struct {
 	MAP_TYPE(value, u64);
 } unsent SEC(".maps");
 
+/*
+ * A runtime that makes a process and does not wait for it writes down its pid, and that is read when the runtime has ended. The
+ * process may have ended, too, and have been reaped, before anybody could ask to have it watched. So as long as such a runtime
+ * is at work (one word: 0, or when the earliest of them began, in ticks) the ends of all processes that are younger are kept for
+ * a moment: the last of them, by pid.
+ */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_INT(max_entries, 1);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} young_since SEC(".maps");
+
+struct young {
+	u64 start;
+	u64 at;
+	s32 status;
+	u32 unused;
+};
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_INT(max_entries, 4096);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct young);
+} young_ends SEC(".maps");
+
 INLINE int process_exit(int direct, struct task_struct *task)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct watched *w = bpf_map_lookup_elem(&watched, &tgid);
-	if (!w)
+	u32 first = 0;
+	u64 *since = bpf_map_lookup_elem(&young_since, &first);
+	u64 young = since ? *since : 0;
+	if (!w && !young)
 		return 0;
 
 	/*
@@ -63,13 +93,21 @@ INLINE int process_exit(int direct, struct task_struct *task)
 
 	struct task_struct *leader = FIELD(direct, task, group_leader);
 	u64 start = START_TICKS(direct, leader);
-	if (start != w->start)
+	if (w && start != w->start)
+		w = 0;
+	if (!w && (!young || start < young))
 		return 0;
 
 	/* What wait4 will say (wait_task_zombie). Since 6.0 the flag is always set by the last thread. */
 	s32 status = FIELD(direct, signal, flags) & SIGNAL_GROUP_EXIT ? FIELD(direct, signal, group_exit_code)
 								      : FIELD(direct, leader, exit_code);
 	u64 at = bpf_ktime_get_ns();
+
+	if (!w) {
+		struct young y = { start, at, status, 0 };
+		bpf_map_update_elem(&young_ends, &tgid, &y, BPF_ANY);
+		return 0;
+	}
 
 	struct ended *e = bpf_ringbuf_reserve(&exits, sizeof(*e), 0);
 	if (!e) {

@@ -173,10 +173,14 @@ pub(crate) struct Creation {
 }
 
 impl Creation {
+    /// The runtime's process.
+    pub(crate) fn runtime(&self) -> Process {
+        Process { pid: self.task.tgid, start_time: self.task.start_time }
+    }
+
     /// The runtime's process, where it starts the container too.
     pub(crate) fn runs(&self) -> Option<Process> {
-        let process = Process { pid: self.task.tgid, start_time: self.task.start_time };
-        matches!(self.invocation.verb, Verb::Run | Verb::Restore).then_some(process)
+        matches!(self.invocation.verb, Verb::Run | Verb::Restore).then(|| self.runtime())
     }
 
     fn open_bundle(&self) -> bundle::Opened {

@@ -3,7 +3,7 @@
 mod support;
 
 use anyhow::{Context as _, Result, ensure};
-use containerhook::{Engine, EventKind, ExitStatus, Record};
+use containerhook::{Engine, EventKind, ExitBackend, ExitStatus, Record};
 use support::{Expected, LIMIT, Listener, PATIENCE, WHOLE_LIFE, the};
 use testkit::{
     Dockerd, Family, Output, Process, Runtime, Scratch, Task, need, unique_id, wait_until, watchdog,
@@ -157,6 +157,40 @@ fn executed_in() -> Result<()> {
     let records = listener.wait_besides(&id, &kinds, &[ExecStopped])?;
     let words = records[3].event.exec().context("no words")?;
     ensure!(words.args == ["/bin/sh", "-c", "exit 5"] && records[3].event.held(), "{words:?}");
+    listener.close()?;
+    Ok(())
+}
+
+/// Docker executes it detached, and it is over in a moment.
+#[test]
+fn health_checks() -> Result<()> {
+    use EventKind::{Exec, ExecStopped};
+    need!(Root, Busybox, Docker, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let docker = Dockerd::start_with(&runtime)?;
+    let listener = Listener::to([runtime.path()])?;
+    let name = unique_id("health");
+    let flags = ["--detach", "--name", &name, "--health-interval", "1s", "--health-cmd", "exit 3"];
+    done(&mut docker.run(&flags, &["/bin/sleep", "1000"]))?.ok()?;
+    let (id, _) = running(&docker, &runtime, &listener, &name)?;
+    let checks = listener.wait_for("three checks", |records| {
+        let checks = records.iter().filter(|r| matches!(r.event.kind(), Exec | ExecStopped));
+        let checks: Vec<Record> = checks.filter(|r| r.event.id() == id).cloned().collect();
+        (checks.len() >= 6).then_some(checks)
+    })?;
+    let exact = listener.status()?.exit_backend == ExitBackend::Bpf;
+    for check in &checks[..6] {
+        let words = check.event.exec().context("no words")?;
+        ensure!(words.args == ["/bin/sh", "-c", "exit 3"], "{words:?}");
+        if check.event.kind() == ExecStopped {
+            let exit = check.event.exit().copied().context("no exit")?;
+            ensure!(exit.code == Some(3) || (!exact && exit.code.is_none()), "{}", check.to_json());
+        }
+    }
+    done(&mut docker.docker(["rm", "--force", &name]))?.ok()?;
+    listener.wait_besides(&id, &WHOLE_LIFE, &[EventKind::Killed, Exec, ExecStopped])?;
+    listener.wait_idle()?;
     listener.close()?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Engine, Message};
 use crate::error::{Error, ErrorKind};
 use crate::event::ExitStatus;
-use crate::exit::{Process, WatchError};
+use crate::exit::{Ended, Process, WatchError};
 use crate::lifecycle::{Init, Input};
 use crate::memory::Known;
 use crate::outlet::Level;
@@ -61,18 +61,27 @@ impl Engine {
     }
 
     pub(super) fn forget(&mut self, process: Process) {
-        self.execs.remove(&process);
+        if self.execs.remove(&process).is_some() {
+            self.exits.has_made(process);
+        }
         if let Some(memory) = &self.memory {
             memory.ended(process);
         }
     }
 
-    /// Watches a process that a file named.
-    pub(super) fn watch_found(&mut self, process: Process) -> Init {
-        if self.watch_exit(process) {
-            Init::Watched(process)
-        } else {
-            Init::Ended(process, ExitStatus::UNKNOWN)
+    /// Watches a process that a file of this runtime's has named.
+    pub(super) fn watch_found(&mut self, process: Process, runtime: Option<Process>) -> Init {
+        if self.watch_exit(process) { Init::Watched(process) } else { self.ended_unwatched(process, runtime) }
+    }
+
+    /// It had ended before its pid was known. How, is known where that was kept for its runtime's sake.
+    pub(super) fn ended_unwatched(&self, process: Process, runtime: Option<Process>) -> Init {
+        let kept = runtime.and_then(|runtime| self.exits.recall(process.pid, runtime));
+        // Of one that was gone when it was looked for nothing but the pid is known.
+        let is_it = |kept: &Ended| process.start_time == 0 || kept.process == process;
+        match kept.filter(is_it) {
+            Some(Ended { process, status: Some(status), .. }) => Init::Ended(process, status.into()),
+            _ => Init::Ended(process, ExitStatus::UNKNOWN),
         }
     }
 

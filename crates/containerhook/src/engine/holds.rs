@@ -165,6 +165,7 @@ impl Engine {
 
     pub(super) fn release(&mut self, life: LifeId) {
         let Some(creation) = self.creations.remove(&life) else { return };
+        self.exits.has_made(creation.runtime());
         // It never came to the exec that was to be stopped.
         if let Some(runtime) = creation.runs()
             && self.stops.remove(&runtime).is_some()

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Engine, MOST_NAMES};
-use crate::event::ExitStatus;
 use crate::exit::Process;
 use crate::lifecycle::{Existing, Init, Input, Verb};
 use crate::outlet::Level;
@@ -47,6 +46,7 @@ impl Engine {
                 if let Some(creation) =
                     creation.as_ref().filter(|_| matches!(command.verb, Verb::Exec { .. }))
                 {
+                    self.exits.makes(process);
                     self.execs.insert(process, Arc::clone(creation));
                 } else if let Some(creation) = creation {
                     if let Some(at) = self.names.iter().position(|(id, _)| *id == command.key.id)
@@ -57,6 +57,7 @@ impl Engine {
                             command.container.name.get_or_insert(name);
                         }
                     }
+                    self.exits.makes(process);
                     self.creations.insert(hold, creation);
                 }
                 command.held = self.holds.contains_key(&hold);
@@ -65,10 +66,10 @@ impl Engine {
                 }
                 self.apply(Input::Command(command));
                 if !self.lifecycle.is_life(hold) {
-                    self.creations.remove(&hold);
+                    self.release(hold);
                 }
-                if !self.lifecycle.executes(process) {
-                    self.execs.remove(&process);
+                if !self.lifecycle.executes(process) && self.execs.remove(&process).is_some() {
+                    self.exits.has_made(process);
                 }
             }
             Outcome::Entry(entry) => {
@@ -93,7 +94,10 @@ impl Engine {
                 self.entry_marked(life, entry);
                 let init = match found {
                     Err(why) => Init::Unknown(why),
-                    Ok(process) => self.watch_found(process),
+                    Ok(process) => {
+                        let runtime = self.creations.get(&life).map(|creation| creation.runtime());
+                        self.watch_found(process, runtime)
+                    }
                 };
                 self.apply(Input::InitFound { life, init, marked, time });
             }
@@ -115,9 +119,10 @@ impl Engine {
             Outcome::Exec { life, runtime, found, time } => {
                 let found = match found {
                     Found::Unknown(why) => Init::Unknown(why),
-                    Found::Gone(pid) => Init::Ended(Process { pid, start_time: 0 }, ExitStatus::UNKNOWN),
-                    Found::Process(process) => self.watch_found(process),
+                    Found::Gone(pid) => self.ended_unwatched(Process { pid, start_time: 0 }, Some(runtime)),
+                    Found::Process(process) => self.watch_found(process, Some(runtime)),
                 };
+                self.exits.has_made(runtime);
                 self.apply(Input::ExecFound { life, runtime, found, time });
             }
             Outcome::Cgroup { process, cgroup } => self.apply(Input::Cgroup { process, cgroup }),

@@ -115,6 +115,8 @@ pub(crate) struct Exits {
     bell: Bell,
     proc: Proc,
     records: Option<Records>,
+    /// Runtimes that make a process whose pid will be known late: since when, and which.
+    makers: BTreeSet<(u64, i32)>,
     /// Whether to wait for the parent to reap.
     status_by_pidfd: bool,
     /// By pid: the process that has it now is watched, any other has ended.
@@ -151,6 +153,7 @@ impl Exits {
             bell: Bell::new().map_err(OpenError::Pidfd)?,
             proc: Proc::new(proc),
             records: None,
+            makers: BTreeSet::new(),
             status_by_pidfd: false,
             watched: HashMap::new(),
             unreaped: BTreeSet::new(),
@@ -288,6 +291,37 @@ impl Exits {
             }
             Err(error) => Err(WatchError::Refused(error)),
         }
+    }
+
+    /// This runtime makes a process whose pid will be known only later, when it may have ended: until
+    /// [`has_made`](Self::has_made) the ends of processes younger than the runtime are kept for [`recall`](Self::recall).
+    /// Only with BPF; meanwhile the end of each such process costs a write to a table in the kernel.
+    pub(crate) fn makes(&mut self, runtime: Process) {
+        if self.records.is_some() && self.makers.insert((runtime.start_time, runtime.pid)) {
+            self.keep_young();
+        }
+    }
+
+    /// The runtime has made what it makes, and its pid is known, or will not be.
+    pub(crate) fn has_made(&mut self, runtime: Process) {
+        if self.makers.remove(&(runtime.start_time, runtime.pid)) {
+            self.keep_young();
+        }
+    }
+
+    fn keep_young(&mut self) {
+        if let Some(records) = &mut self.records {
+            records.keep_young(self.makers.first().map(|(since, _)| (*since).max(1)));
+        }
+    }
+
+    /// The end of the process that had this pid last and was not watched, if it began when this runtime did or later and its
+    /// end was kept.
+    pub(crate) fn recall(&self, pid: i32, runtime: Process) -> Option<Ended> {
+        let records = self.records.as_ref()?;
+        let record = records.young(pid).filter(|young| young.process.start_time >= runtime.start_time)?;
+        let status = Some(ExitStatus::from_raw(record.status));
+        Some(Ended { process: record.process, status, oom_killed: None, at: records.instant(&record) })
     }
 
     /// Ends a watch without a report.
@@ -437,7 +471,10 @@ impl Exits {
 
     fn tell(&mut self, process: Process, status: Option<i32>) {
         let status = status.map(ExitStatus::from_raw);
-        self.ended.push(Ended { process, status, oom_killed: None, at: Instant::now() });
+        let now = Ended { process, status, oom_killed: None, at: Instant::now() };
+        let kept = || self.recall(process.pid, process).filter(|kept| kept.process == process);
+        let ended = if status.is_none() { kept().unwrap_or(now) } else { now };
+        self.ended.push(ended);
         self.bell.ring();
     }
 

@@ -24,6 +24,19 @@ struct Watched {
 // SAFETY: plain integers, without padding.
 unsafe impl Pod for Watched {}
 
+/// `struct young`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Young {
+    start: u64,
+    at: u64,
+    status: i32,
+    unused: u32,
+}
+
+// SAFETY: plain integers, without padding.
+unsafe impl Pod for Young {}
+
 /// One exit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record {
@@ -45,6 +58,8 @@ pub(super) struct Records {
     ring: RingBuf<MapData>,
     unsent: Array<MapData, u64>,
     unsent_seen: u64,
+    young_since: Array<MapData, u64>,
+    young_ends: HashMap<MapData, u32, Young>,
     clock: Clock,
 }
 
@@ -68,6 +83,8 @@ impl Records {
             ring: bpf.ring("exits")?,
             unsent: bpf.array("unsent")?,
             unsent_seen: 0,
+            young_since: bpf.array("young_since")?,
+            young_ends: bpf.hash("young_ends")?,
             clock: Clock::new(),
         };
         Ok((records, warning))
@@ -135,6 +152,18 @@ impl Records {
             oom: value.oom != 0,
             at: value.at,
         })
+    }
+
+    /// From now on the ends of processes that began at this time or later are kept for a moment; `None`: no more.
+    pub(super) fn keep_young(&mut self, since: Option<u64>) {
+        // Where it cannot be written some end will have no status, which is said then.
+        let _ = self.young_since.set(0, since.unwrap_or(0), 0);
+    }
+
+    /// How a process that nobody watched has ended, if that was kept.
+    pub(super) fn young(&self, pid: i32) -> Option<Record> {
+        let Young { start, at, status, .. } = self.young_ends.get(&(pid as u32), 0).ok()?;
+        Some(Record { process: Process { pid, start_time: start }, status, oom: false, at })
     }
 
     /// Whether the kernel killed the process for want of memory, of one that ended by SIGKILL and is in the table still;

@@ -359,10 +359,20 @@ fn an_unreaped_zombie_is_told_at_once_and_once() {
 
 /// A watch that begins while the process is anywhere between its last instruction and its grave.
 fn race(choice: Choice, rounds: u32, reap_at_once: bool) {
+    race_in(choice, rounds, reap_at_once, false);
+}
+
+/// `kept`: the ends of the young are kept, as while a runtime makes a process.
+fn race_in(choice: Choice, rounds: u32, reap_at_once: bool, kept: bool) {
     let Some(mut exits) = open("a_watch_during_exit_is_never_lost", choice) else { return };
+    let runtime = Process { pid: 1, start_time: 0 };
+    if kept {
+        exits.makes(runtime);
+    }
     let (mut told, mut gone, mut unknown) = (0, 0, 0);
     for round in 0..rounds {
         let mut child = Child::new(act_exit_now, (round % 256) as i32);
+        let pid = child.pid;
         for _ in 0..(round % 97) * 40 {
             std::hint::spin_loop();
         }
@@ -373,12 +383,11 @@ fn race(choice: Choice, rounds: u32, reap_at_once: bool) {
         };
         let (seen, truth) = if reap_at_once {
             std::thread::scope(|scope| {
-                let pid = child.pid;
                 let reaper = scope.spawn(move || child.reap());
                 (watch(&mut exits, pid), reaper.join().unwrap())
             })
         } else {
-            (watch(&mut exits, child.pid), child.reap())
+            (watch(&mut exits, pid), child.reap())
         };
         match seen {
             Some((process, ended)) => {
@@ -389,7 +398,11 @@ fn race(choice: Choice, rounds: u32, reap_at_once: bool) {
                     None => unknown += 1,
                 }
             }
-            None => gone += 1,
+            None => {
+                gone += 1;
+                let ended = exits.recall(pid, runtime);
+                assert_eq!(ended.and_then(|ended| ended.status), kept.then_some(truth), "round {round}");
+            }
         }
         assert_eq!(exits.len(), 0);
     }
@@ -397,15 +410,55 @@ fn race(choice: Choice, rounds: u32, reap_at_once: bool) {
     println!(
         "{choice:?}: reaped at once {reap_at_once}: {told} told, {unknown} of them without status, {gone} gone"
     );
-    assert!(reap_at_once || (gone == 0 && unknown == 0));
+    assert!(reap_at_once || gone == 0);
+    assert!((reap_at_once && !kept) || unknown == 0);
 }
 
 #[test]
 fn a_watch_during_exit_is_never_lost() {
     race(Choice::Bpf, 1000, false);
     race(Choice::Bpf, 1000, true);
+    race_in(Choice::Bpf, 1000, true, true);
     race(Choice::PidfdInfo, 300, true);
     race(Choice::Pidfd, 300, true);
+}
+
+/// One whose pid is known when it is no more, as that of what a runtime executed and left alone.
+#[test]
+fn an_end_before_its_pid_is_known_is_recalled() {
+    let test = "an_end_before_its_pid_is_known_is_recalled";
+    let Some(mut exits) = open(test, Choice::Bpf) else { return };
+    let runtime = exits.watch(std::process::id() as i32).unwrap();
+    let made = |code| {
+        let mut child = Child::new(act_exit_now, code);
+        let truth = child.reap();
+        (child.pid, truth)
+    };
+    let (unkept, _) = made(1);
+    assert_eq!(exits.recall(unkept, runtime), None, "nothing is kept that nobody will ask for");
+
+    // Younger than another runtime that is at work is not young enough.
+    let elder = Process { pid: 1, start_time: 1 };
+    exits.makes(elder);
+    let late = Process { pid: 2, start_time: u64::MAX / 2 };
+    exits.makes(late);
+    let children: Vec<_> = (0..256).map(made).collect();
+    for (pid, truth) in children {
+        let before = exits.recall(pid, runtime).expect("it is kept");
+        assert_eq!((before.process.pid, before.status), (pid, Some(truth)));
+        assert!(before.at <= Instant::now());
+        assert_eq!(exits.recall(pid, late), None);
+        // Asked to be watched, by its name: its end is told, and how.
+        assert!(matches!(exits.watch(pid), Err(WatchError::Gone)));
+    }
+    exits.has_made(elder);
+    let (old, _) = made(3);
+    assert_eq!(exits.recall(old, runtime), None, "only the younger than the one that is left");
+    exits.has_made(late);
+    let (after, _) = made(4);
+    assert_eq!(exits.recall(after, runtime), None);
+    exits.unwatch(runtime);
+    assert_silent(&mut exits, Duration::from_millis(20));
 }
 
 /// The same for as long as it takes to believe it.

@@ -120,8 +120,9 @@ impl Lifecycle {
                 }
             }
             Init::Ended(process, status) => {
-                let why = "it had ended before its pid was known".to_owned();
-                self.exec_stopped(id, runtime, Some(process), status, Some(why), time, now, out);
+                let unknown = status == ExitStatus::UNKNOWN;
+                let why = unknown.then(|| "it had ended before its pid was known".to_owned());
+                self.exec_stopped(id, runtime, Some(process), status, why, time, now, out);
             }
             Init::Unknown(why) => {
                 self.errands.remove(&runtime);

@@ -47,7 +47,11 @@ pub(super) fn find_init(creation: &Creation) -> Result<Process, String> {
         return Ok(Process { pid, start_time: 0 });
     }
     let pid = pid.or_else(|first| pid_by_state(creation).map_err(|second| format!("{first}; {second}")))?;
-    identify(creation, pid)
+    identify(creation, pid).or_else(|why| match proc::stat(pid) {
+        // Between the looks.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Process { pid, start_time: 0 }),
+        _ => Err(why),
+    })
 }
 
 /// What a detached `exec` has executed, by the pid file that the runtime was told to write.
@@ -58,7 +62,12 @@ pub(super) fn find_exec(creation: &Creation) -> Found {
     match state_file::read_pid_file(&creation.caller(), path) {
         Err(error) => Found::Unknown(error.to_string()),
         Ok(pid) if proc::stat(pid).is_err() => Found::Gone(pid),
-        Ok(pid) => identify(creation, pid).map_or_else(Found::Unknown, Found::Process),
+        Ok(pid) => match identify(creation, pid) {
+            Ok(process) => Found::Process(process),
+            // Between the looks.
+            Err(_) if proc::stat(pid).is_err() => Found::Gone(pid),
+            Err(why) => Found::Unknown(why),
+        },
     }
 }
 
