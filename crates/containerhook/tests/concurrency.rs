@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use containerhook::{ContainerEvent, EventKind};
 use support::{LIMIT, Listener, WHOLE_LIFE, only};
-use testkit::{Bundle, Rootfs, Runtime, Task, need, unique_id, watchdog};
+use testkit::{Bundle, Podman, Rootfs, Runtime, Task, need, unique_id, watchdog};
 
 fn bundles(count: usize, rootfs: &Rootfs) -> Result<Vec<Bundle>> {
     (0..count).map(|_| Bundle::builder(unique_id("c")).rootfs(rootfs).args(["/bin/true"]).build()).collect()
@@ -61,6 +61,51 @@ fn handlers_that_run_containers_eight_deep() -> Result<()> {
             .collect();
         ensure!(late.is_empty(), "{late:?}");
     }
+    Ok(())
+}
+
+/// An engine's whole way through: each handler waits for a Podman, whose container's handler waits for the next.
+#[test]
+fn handlers_that_run_podman_eight_deep() -> Result<()> {
+    need!(Root, Busybox, Podman, Runc);
+    const DEEP: usize = 8;
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let podman = Arc::new(Podman::start_with(&runtime)?);
+    let names: Arc<Vec<String>> = Arc::new((0..DEEP).map(|_| unique_id("deep")).collect());
+    let run = |podman: &Podman, name: &str| -> Result<Option<i32>> {
+        let mut command = podman.run(&["--rm", "--name", name], &["/bin/sh", "-c", "exit 4"]);
+        Ok(Task::spawn(&mut command)?.wait(LIMIT)?.code())
+    };
+    let outputs = Arc::new(Mutex::new(HashMap::new()));
+    let (engine, in_handler, results) = (Arc::clone(&podman), Arc::clone(&names), Arc::clone(&outputs));
+    // Each takes about a second by itself, and the outermost waits for all.
+    let builder = only([runtime.path(), podman.conmon().to_owned()]).deadline(Duration::from_secs(115));
+    let listener = Listener::start(builder, move |event: &ContainerEvent| {
+        if event.kind() != EventKind::Created {
+            return;
+        }
+        let this = in_handler.iter().position(|name| event.name() == Some(name));
+        if let Some(next) = this.and_then(|this| in_handler.get(this + 1)) {
+            let code = run(&engine, next).ok().flatten();
+            results.lock().unwrap().insert(next.clone(), code);
+        }
+    })?;
+    ensure!(run(&podman, &names[0])? == Some(4));
+    let created = |records: &[containerhook::Record]| {
+        let of_kind = records.iter().filter(|record| record.event.kind() == EventKind::Created);
+        let of_kind: Vec<containerhook::Record> = of_kind.cloned().collect();
+        (of_kind.len() == DEEP).then_some(of_kind)
+    };
+    let created = listener.wait_for("all are created", created)?;
+    for record in &created {
+        ensure!(record.answer.as_ref().is_some_and(|answer| !answer.timed_out), "{}", record.to_json());
+        listener.wait_besides(record.event.id(), &WHOLE_LIFE, &[EventKind::Killed])?;
+    }
+    let outputs = outputs.lock().unwrap().clone();
+    ensure!(outputs.len() == DEEP - 1 && outputs.values().all(|code| *code == Some(4)), "{outputs:?}");
+    listener.wait_idle()?;
+    listener.close()?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use containerhook::{EventKind, ExitBackend, ExitStatus, Record};
 use libc::{SIGKILL, SIGTERM};
 use support::{LIMIT, Listener, PATIENCE, WHOLE_LIFE, end, the};
-use testkit::{Bundle, Runtime, Scratch, Task, need, unique_id, wait_until, watchdog};
+use testkit::{Bundle, Containerd, Runtime, Scratch, Task, need, unique_id, wait_until, watchdog};
 
 /// A static one: nothing else is opened at an exec of it.
 const BUSYBOX: &str = "/bin/busybox";
@@ -28,6 +28,7 @@ create) # --root R create --bundle B --pid-file P ID
     bundle=$5 pid_file=$7 id=$8
     BUSYBOX ln -s $bundle $root/$id || exit 1
     BUSYBOX mkfifo $bundle/go
+    [ ! -e $bundle/last_pid ] || { read last < $bundle/last_pid; echo $last > /proc/sys/kernel/ns_last_pid; }
     BUSYBOX sh -c ". $bundle/plan" plan $bundle </dev/null >/dev/null 2>&1 &
     echo $! > $pid_file.new
     BUSYBOX mv $pid_file.new $pid_file
@@ -106,11 +107,20 @@ fn how(i: usize) -> ExitStatus {
     }
 }
 
+/// It has been told to its deletion, and to have ended so.
 fn ends_so(listener: &Listener, id: &str, how: ExitStatus) -> Result<()> {
     let records = listener.wait(id, &WHOLE_LIFE)?;
     let stopped = the(EventKind::Stopped, &records)?;
     let exit = stopped.event.exit().copied().with_context(|| stopped.to_json())?;
     ensure!(end(exit) == end(how), "not {how}: {}", stopped.to_json());
+    Ok(())
+}
+
+/// It has been told to have ended so, and not been deleted.
+fn ends_so_far(listener: &Listener, id: &str, how: ExitStatus) -> Result<()> {
+    let records = listener.wait(id, &WHOLE_LIFE[..4])?;
+    let exit = records[3].event.exit().copied().with_context(|| records[3].to_json())?;
+    ensure!(end(exit) == end(how), "not {how}: {}", records[3].to_json());
     Ok(())
 }
 
@@ -273,7 +283,7 @@ fn a_pid_again_and_again() -> Result<()> {
     Ok(())
 }
 
-/// A parent that does not reap; and one that dies.
+/// Its parent has other things to do.
 #[test]
 fn an_init_that_nobody_reaps_is_told_at_once() -> Result<()> {
     need!(Root, Busybox, Runc);
@@ -290,6 +300,104 @@ fn an_init_that_nobody_reaps_is_told_at_once() -> Result<()> {
     wait_until("it is a zombie", PATIENCE, || (process.state() == Some('Z')).then_some(()))?;
     zombie.wait()?;
     ensure!(listener.records().len() == 1, "told again\n{}", listener.text());
+    listener.close()?;
+    Ok(())
+}
+
+/// One that nobody near it has, neither process nor thread: what lives on would keep it.
+fn a_free_pid() -> Result<u32> {
+    let most: u32 = std::fs::read_to_string("/proc/sys/kernel/pid_max")?.trim().parse()?;
+    let is_free = |pid: &u32| (*pid..pid + 100).all(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+    (most / 2..most - 100).step_by(100).find(is_free).context("every pid is in use")
+}
+
+/// The same with containers: an init has the pid of the one before, life after life.
+#[test]
+fn inits_of_the_same_pid() -> Result<()> {
+    need!(Root, Busybox);
+    const LIVES: usize = 8;
+    let _dog = watchdog(LIMIT);
+    let fake = Fake::new()?;
+    let listener = Listener::to([fake.path()])?;
+    let prefix = unique_id("reborn");
+    let mut used: HashMap<u32, usize> = HashMap::new();
+    let pid = a_free_pid()?;
+    for i in 0..LIVES {
+        let id = format!("{prefix}-{i}");
+        let bundle = fake.bundle(&format!("b{i}"), &plan(how(i)))?;
+        // The runtime makes the kernel give this pid next, unless somebody else is quicker.
+        std::fs::write(bundle.join("last_pid"), format!("{}\n", pid - 1))?;
+        fake.live(&bundle, &id)?;
+        ends_so_far(&listener, &id, how(i))?;
+        let pid: u32 = std::fs::read_to_string(bundle.join("pid"))?.trim().parse()?;
+        *used.entry(pid).or_default() += 1;
+        // A zombie keeps its pid, and some hosts' process 1 looks for them every two seconds.
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        wait_until("the host has reaped it", PATIENCE, || (!proc.exists()).then_some(()))?;
+        fake.delete(&id)?;
+        let records = listener.wait(&id, &WHOLE_LIFE)?;
+        ensure!(records[1..].iter().all(|record| record.event.pid() == Some(pid)), "{}", listener.text());
+    }
+    let most = used.values().max().copied().unwrap_or_default();
+    println!("one pid was that of {most} of {LIVES} inits");
+    ensure!(most > LIVES / 4, "no pid was used again and again: {used:?}");
+    listener.wait_idle()?;
+    ensure!(listener.status()?.containers == 0, "{:?}", listener.status()?);
+    let records = listener.close()?;
+    ensure!(records.len() == LIVES * WHOLE_LIFE.len(), "{} records", records.len());
+    Ok(())
+}
+
+/// The runtime that started it is killed, and nobody waits for the container but the host's own init.
+#[test]
+fn an_init_that_outlives_its_runtime() -> Result<()> {
+    need!(Root, Busybox, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let listener = Listener::to([runtime.path()])?;
+    let bundle = Bundle::builder(unique_id("outlives")).script("read go < /wait; exit 5").build()?;
+    ensure!(Command::new("mkfifo").arg(bundle.rootfs().join("wait")).status()?.success());
+    let run = runtime.spawn_run(&bundle)?;
+    let records = listener.wait(bundle.id(), &WHOLE_LIFE[..3])?;
+    let init = testkit::Process(records[1].event.pid().context("no pid")?.cast_signed());
+    run.process().kill(SIGKILL)?;
+    ensure!(!run.wait(PATIENCE)?.status.success());
+    ensure!(init.is_alive() && listener.of(bundle.id()).len() == 3, "{}", listener.text());
+    std::fs::write(bundle.rootfs().join("wait"), "go\n")?;
+    let records = listener.wait(bundle.id(), &WHOLE_LIFE[..4])?;
+    let exit = records[3].event.exit().copied().with_context(|| records[3].to_json())?;
+    // Whoever reaps it does so at once: without BPF or Linux 6.15 its code can be missed.
+    let exact = listener.status()?.exit_backend != ExitBackend::Pidfd;
+    ensure!(exit.code == Some(5) || (!exact && exit.code.is_none()), "{}", records[3].to_json());
+    runtime.delete(bundle.id(), true)?;
+    listener.wait(bundle.id(), &WHOLE_LIFE)?;
+    listener.close()?;
+    Ok(())
+}
+
+/// containerd notices, and has the container killed and deleted by another shim.
+#[test]
+fn a_shim_that_dies() -> Result<()> {
+    need!(Root, Busybox, Containerd, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let containerd = Containerd::start_with(&runtime)?;
+    let listener = Listener::to([runtime.path()])?;
+    let id = unique_id("shimless");
+    let mut command = containerd.run(&["--detach"], &id, &["/bin/sleep", "1000"]);
+    Task::spawn(&mut command)?.wait(LIMIT)?.ok()?;
+    let records = listener.wait(&id, &WHOLE_LIFE[..3])?;
+    let init = testkit::Process(records[1].event.pid().context("no pid")?.cast_signed());
+    let shim = init.parent().context("it has no parent")?;
+    ensure!(shim.args().iter().any(|arg| arg.contains("shim")), "{:?}", shim.args());
+    shim.kill(SIGKILL)?;
+    let records = listener.wait_besides(&id, &WHOLE_LIFE, &[EventKind::Killed])?;
+    let exit = records[3].event.exit().copied().with_context(|| records[3].to_json())?;
+    let exact = listener.status()?.exit_backend != ExitBackend::Pidfd;
+    let killed = end(exit) == (None, Some(SIGKILL));
+    ensure!(killed || (!exact && end(exit) == (None, None)), "{}", records[3].to_json());
+    listener.wait_idle()?;
+    ensure!(listener.status()?.containers == 0, "{:?}", listener.status()?);
     listener.close()?;
     Ok(())
 }
