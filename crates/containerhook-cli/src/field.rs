@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::row::{Row, exit_words};
 
 /// The fields of the JSON contract, and `what`: the last column of the table.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 28] = [
     "event",
     "seq",
     "time",
@@ -27,8 +27,14 @@ const NAMES: [&str; 22] = [
     "kubernetes",
     "exec",
     "exit",
+    "signal",
+    "limits",
+    "started_at",
+    "finished_at",
+    "resources",
     "detail",
     "config_error",
+    "cgroup",
     "config",
     "what",
 ];
@@ -162,6 +168,32 @@ mod tests {
         ] {
             assert_eq!(path.parse::<Field>().unwrap().text(&event).as_deref(), text, "{path}");
         }
+    }
+
+    #[test]
+    fn every_field_of_the_contract_can_be_asked_for() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/events.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        // The tables whose first column is called "field".
+        let mut of_fields = false;
+        let mut fields = Vec::new();
+        for line in page.lines() {
+            match line.strip_prefix("| ").and_then(|line| line.split_once(" |")) {
+                None => of_fields = false,
+                Some(("field", _)) => of_fields = true,
+                Some((cell, _)) if of_fields => fields.extend(cell.split('`').skip(1).step_by(2)),
+                Some(_) => {}
+            }
+        }
+        assert!(fields.contains(&"event") && fields.contains(&"resources"), "{fields:?}");
+        for field in fields {
+            assert!(field.parse::<Field>().is_ok(), "{field}");
+        }
+        let event = json!({"signal": 15, "resources": {"cpu_usec": 7, "memory_peak": null}});
+        let text = |path: &str| path.parse::<Field>().unwrap().text(&event);
+        assert_eq!(text("signal").as_deref(), Some("15"));
+        assert_eq!(text("resources.cpu_usec").as_deref(), Some("7"));
+        assert_eq!(text("resources.memory_peak"), None);
     }
 
     #[test]

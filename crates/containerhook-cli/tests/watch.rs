@@ -90,6 +90,69 @@ fn filter_and_format_choose_what_is_printed() -> Result<()> {
     Ok(())
 }
 
+/// One container that fits, and for each field one that differs in nothing else.
+#[test]
+fn a_filter_of_each_field_counts() -> Result<()> {
+    need!(Root, Runc, Busybox);
+    let _dog = watchdog(LONG * 3);
+    let (runc, other) = (Runtime::runc()?, Scratch::new()?);
+    let other = other.join("other-runc");
+    std::fs::copy(runc.path(), &other)?;
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let prefix = unique_id("fits");
+    let pod = |key: &str| format!("io.kubernetes.cri.{key}");
+    let annotations = [
+        ("container-name", "main"),
+        ("sandbox-namespace", "shop"),
+        ("image-name", "docker.io/library/web:1"),
+        ("container-type", "container"),
+    ];
+    // With one of them changed, or with the annotation by which Podman is known.
+    let bundle = |id: String, changed: Option<&str>, engine: Option<&str>| {
+        let mut bundle = Bundle::builder(id).script("exit 7");
+        for (key, value) in annotations {
+            let value = if changed == Some(key) { "another" } else { value };
+            bundle = bundle.annotation(&pod(key), value);
+        }
+        match engine {
+            Some(engine) => bundle.annotation("io.container.manager", engine).build(),
+            None => bundle.build(),
+        }
+    };
+    let mut command = program();
+    command.args(["watch", "--no-discover", "--event", "created", "--runtime"]).arg(runc.path());
+    command
+        .arg("--runtime")
+        .arg(&other)
+        .args(["--format", "{id} {name} {namespace} {engine} {runtime} {image}"]);
+    let id = format!("id={prefix}*");
+    for filter in [&*id, "name=main", "namespace=s*p", "engine=containerd", "runtime=runc", "image=*/web:?"] {
+        command.args(["--filter", filter]);
+    }
+    let watch = Watch(Task::spawn(&mut command)?);
+    wait_until("watch is ready", LONG, || watch.0.printed().1.contains("ready: 2 runtimes").then_some(()))?;
+    let mut others = vec![bundle(unique_id("unfit"), None, None)?];
+    for key in ["container-name", "sandbox-namespace", "image-name"] {
+        others.push(bundle(format!("{prefix}-{key}"), Some(key), None)?);
+    }
+    others.push(bundle(format!("{prefix}-engine"), None, Some("libpod"))?);
+    for bundle in &others {
+        assert_eq!(runc.run(bundle)?.code(), Some(7));
+    }
+    let by_other = bundle(format!("{prefix}-runtime"), None, None)?;
+    let mut run = runc.bare(&other);
+    run.arg("--root").arg(runc.state_dir()).args(["run", "--bundle"]).arg(by_other.path()).arg(by_other.id());
+    assert_eq!(Task::spawn(&mut run)?.wait(LONG)?.code(), Some(7));
+    // The last one: whatever else was to be shown is there then.
+    let fits = bundle(format!("{prefix}-all"), None, None)?;
+    assert_eq!(runc.run(&fits)?.code(), Some(7));
+    let line = format!("{prefix}-all main shop containerd runc docker.io/library/web:1\n");
+    wait_until("the one that fits", LONG, || watch.0.printed().0.contains(&line).then_some(()))?;
+    watch.0.process().kill(libc::SIGTERM)?;
+    assert_eq!(watch.0.wait(LONG)?.ok()?.stdout, line);
+    Ok(())
+}
+
 #[test]
 fn a_held_create_goes_on_when_the_watcher_is_asked_to_end() -> Result<()> {
     need!(Root, Runc, Busybox);
@@ -439,6 +502,107 @@ fn a_live_screen_shows_a_container_and_its_end() -> Result<()> {
     terminal.resize(130)?;
     runc.kill(bundle.id(), "KILL")?;
     terminal.wait_for("SIGKILL")?;
+    terminal.press(&["q"])?;
+    terminal.ended()
+}
+
+/// A runtime that makes no containers but processes. Its state folder has a link to each bundle.
+const FAKE: &str = r#"#!/bin/busybox sh
+case $3 in
+create) # --root R create --bundle B --pid-file P ID
+    /bin/busybox sleep 100000 </dev/null >/dev/null 2>&1 &
+    echo $! > $7
+    ;;
+all) # --root R all N PREFIX
+    i=0
+    while [ $i -lt $4 ]; do
+        n=$((10000 + i))
+        "$0" --root $2 create --bundle $2 --pid-file $2/pid-$n $5-${n#1}
+        i=$((i + 1))
+    done
+    ;;
+esac
+"#;
+
+/// The inits of a fake; they end with this.
+struct Inits(Scratch);
+
+impl Inits {
+    fn all(&self) -> Vec<testkit::Process> {
+        let files = std::fs::read_dir(self.0.path()).into_iter().flatten().flatten();
+        let pids = files.filter(|file| file.file_name().to_string_lossy().starts_with("pid-"));
+        let pid = |file: std::fs::DirEntry| std::fs::read_to_string(file.path()).ok()?.trim().parse().ok();
+        pids.filter_map(pid).map(testkit::Process).collect()
+    }
+}
+
+impl Drop for Inits {
+    fn drop(&mut self) {
+        for init in self.all() {
+            let _ = init.kill(libc::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn a_live_screen_shows_a_thousand_containers() -> Result<()> {
+    need!(Root, Busybox, Tmux);
+    const COUNT: usize = 1000;
+    let long = LONG * 5;
+    let _dog = watchdog(long);
+    let inits = Inits(Scratch::new()?);
+    let fake = inits.0.join("runc");
+    std::fs::write(&fake, FAKE)?;
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    // Short, for the column is.
+    let prefix = format!("t{:x}", std::process::id());
+    let mut command = program();
+    let filter = format!("id={prefix}-*");
+    command.args(["top", "--filter", &filter, "--no-discover", "--runtime"]).arg(&fake);
+    let terminal = Terminal::start(130, &command)?;
+    terminal.wait_for("0 running, 0 coming")?;
+    let mut all = Command::new("/bin/busybox");
+    all.args(["sh"]).arg(&fake).arg("--root").arg(inits.0.path());
+    all.args(["all", &COUNT.to_string(), &prefix]);
+    Task::spawn(&mut all)?.wait(long)?.ok()?;
+    // By name, without the events below: the first page, the last one, and the one before.
+    terminal.press(&["s", "e"])?;
+    let id = |i: usize| format!("{prefix}-{i:04}");
+    let shows = |what: &str, i: usize| {
+        let shown = wait_until(what, LONG, || {
+            let screen = terminal.screen();
+            let head = format!("0 running, {COUNT} coming; 2000 events");
+            let whole = screen.contains(&head) && screen.contains("by name") && !screen.contains("EVENT");
+            (whole && screen.contains(&id(i))).then_some(screen)
+        });
+        shown.map_err(|error| error.context(format!("the screen is:\n{}", terminal.screen())))
+    };
+    let first = shows("the first", 0)?;
+    assert!(!first.contains(&id(COUNT - 1)), "{first}");
+    terminal.press(&["End"])?;
+    let last = shows("the last", COUNT - 1)?;
+    assert!(!last.contains(&id(0)), "{last}");
+    terminal.press(&["PageUp"])?;
+    let rows = last.lines().filter(|line| line.starts_with(&prefix[..1])).count();
+    assert!(rows > 10, "{last}");
+    shows("the page before", COUNT - rows - 1)?;
+    // At other widths it stays what it is, and as wide as the terminal.
+    for columns in [60, 200, 100] {
+        terminal.resize(columns)?;
+        terminal.press(&["Home"])?;
+        let screen = wait_until("the first, drawn anew", LONG, || {
+            let screen = terminal.screen();
+            let fits = screen.lines().all(|line| line.chars().count() <= usize::from(columns));
+            (fits && screen.contains("AGE") && (screen.contains("ENGINE") || columns < 100)).then_some(screen)
+        })?;
+        assert!(screen.contains(&format!("{COUNT} coming")), "{screen}");
+    }
+    // All end: each is shown with its end.
+    for init in inits.all() {
+        init.kill(libc::SIGKILL)?;
+    }
+    let screen = terminal.wait_for("0 running, 0 coming")?;
+    assert!(screen.contains("SIGKILL"), "{screen}");
     terminal.press(&["q"])?;
     terminal.ended()
 }
