@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use containerhook::{Builder, ContainerNotifier, EventKind, ExitBackend, OnTimeout};
+use containerhook::{Builder, CaptureBackend, ContainerNotifier, EventKind, ExitBackend, OnTimeout};
 
 use crate::failure::{EXIT_CODES, Usage};
 use crate::listener::Supervised;
@@ -113,6 +113,10 @@ pub(crate) struct ListenArgs {
     /// Where the host's file system is seen, for a listener in a container [env: HOST_ROOT]
     #[arg(long, value_name = "DIR", help_heading = "What to listen to")]
     host_root: Option<PathBuf>,
+    /// How held executions are read: auto, memory (in the host's pid namespace), lookup (in another one, with BPF)
+    #[arg(long, value_name = "HOW", default_value = "auto", hide_possible_values = true)]
+    #[arg(help_heading = "What to listen to")]
+    capture: CaptureArg,
     /// How the ends of containers are learned: auto, bpf, pidfd-info (Linux 6.15), pidfd (without exit codes)
     #[arg(long, value_name = "HOW", default_value = "auto", hide_possible_values = true)]
     #[arg(help_heading = "What to listen to")]
@@ -121,8 +125,10 @@ pub(crate) struct ListenArgs {
 
 impl ListenArgs {
     pub(crate) fn builder(&self) -> Builder {
-        let mut builder =
-            ContainerNotifier::builder().discover(!self.no_discover).exit_backend(self.exit.into());
+        let mut builder = ContainerNotifier::builder()
+            .discover(!self.no_discover)
+            .capture(self.capture.into())
+            .exit_backend(self.exit.into());
         for runtime in &self.runtime {
             builder = builder.runtime(runtime);
         }
@@ -130,6 +136,24 @@ impl ListenArgs {
             builder = builder.host_root(host_root);
         }
         builder
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum CaptureArg {
+    #[default]
+    Auto,
+    Memory,
+    Lookup,
+}
+
+impl From<CaptureArg> for CaptureBackend {
+    fn from(arg: CaptureArg) -> Self {
+        match arg {
+            CaptureArg::Auto => CaptureBackend::Auto,
+            CaptureArg::Memory => CaptureBackend::Memory,
+            CaptureArg::Lookup => CaptureBackend::Lookup,
+        }
     }
 }
 

@@ -67,6 +67,14 @@ INLINE int describe(struct pid *pid)
 	return LOOKUP_FOUND;
 }
 
+/* The caller's process, as the programs number processes. */
+SEC("raw_tp/sys_enter")
+int whoami(u64 *ctx)
+{
+	(void)ctx;
+	return bpf_get_current_pid_tgid() >> 32;
+}
+
 /* ctx: the group's descriptor, the event's descriptor, both of the calling thread. */
 SEC("raw_tp/sys_enter")
 int lookup(u64 *ctx)

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use crate::bpf::Loader;
 use crate::exit::{Choice, Exits};
+use crate::proc::HostProc;
+use crate::runtime::Search;
 
 /// Is a capability there? Only what was tried is answered with yes or no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -82,6 +84,11 @@ pub fn supported() -> Support {
     }
 }
 
+/// Where a listener that the environment sets up sees the host's processes.
+fn host_proc() -> HostProc {
+    HostProc::of(&Search::from_env().host_root)
+}
+
 fn permission_events() -> Capability {
     let (available, detail) = match fanotify::supported() {
         fanotify::Support::Yes => (Available::Yes, None),
@@ -125,22 +132,23 @@ fn process_memory() -> Capability {
 /// Reads the system call of some other process: it takes the same right as reading that of a runtime. One process may
 /// be out of reach for reasons of its own, as one with more capabilities than this one has.
 fn try_process_memory() -> (Available, Option<String>) {
-    let own = std::process::id().to_string();
-    let entries = match std::fs::read_dir("/proc") {
+    let proc = host_proc();
+    let dir = proc.dir().display();
+    let entries = match std::fs::read_dir(proc.dir()) {
         Ok(entries) => entries,
-        Err(error) => return (Available::Unknown, Some(format!("/proc: {error}"))),
+        Err(error) => return (Available::Unknown, Some(format!("{dir}: {error}"))),
     };
     let mut refused = None;
-    let others = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let others = others.filter(|name| *name != own && name.bytes().all(|byte| byte.is_ascii_digit()));
+    let others = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let others = others.filter(|pid| *pid != proc.own_pid());
     // Kernel threads have no memory, and no command line.
     let others =
-        others.filter(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()));
+        others.filter(|pid| std::fs::read(proc.path(*pid, "cmdline")).is_ok_and(|line| !line.is_empty()));
     for pid in others.take(TRIED) {
-        match std::fs::read_to_string(format!("/proc/{pid}/syscall")) {
+        match std::fs::read_to_string(proc.path(pid, "syscall")) {
             Ok(_) => return (Available::Yes, None),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            Err(error) => refused = Some(format!("/proc/{pid}/syscall: {error}")),
+            Err(error) => refused = Some(format!("{dir}/{pid}/syscall: {error}")),
         }
     }
     match refused {
@@ -150,10 +158,11 @@ fn try_process_memory() -> (Available, Option<String>) {
 }
 
 fn bpf_exit() -> Capability {
-    let (available, detail) = match Exits::open(Choice::Bpf, &mut Loader::new()) {
-        Ok(_) => (Available::Yes, None),
-        Err(error) => (Available::No, Some(error.to_string())),
-    };
+    let (available, detail) =
+        match Exits::open_for(Choice::Bpf, &mut Loader::for_pids_of(&host_proc()), &host_proc()) {
+            Ok(_) => (Available::Yes, None),
+            Err(error) => (Available::No, Some(error.to_string())),
+        };
     Capability {
         name: "bpf-exit",
         purpose: "to learn exit codes at once, without a descriptor for each container",
@@ -167,7 +176,7 @@ fn bpf_exit() -> Capability {
 }
 
 fn pidfd_info() -> Capability {
-    let (available, detail) = match Exits::open(Choice::PidfdInfo, &mut Loader::new()) {
+    let (available, detail) = match Exits::open_for(Choice::PidfdInfo, &mut Loader::new(), &host_proc()) {
         Ok(_) => (Available::Yes, None),
         Err(error) => (Available::No, Some(error.to_string())),
     };
@@ -182,8 +191,8 @@ fn pidfd_info() -> Capability {
 }
 
 fn user_namespace() -> Capability {
-    let own = crate::proc::namespace(std::process::id().cast_signed(), "user");
-    let first = crate::proc::namespace(1, "user");
+    let proc = host_proc();
+    let (own, first) = (proc.namespace(proc.own_pid(), "user"), proc.host_namespace("user"));
     let (available, detail) = match (own, first) {
         (Ok(own), Ok(first)) if own == first => (Available::Yes, None),
         (Ok(_), Ok(_)) => {

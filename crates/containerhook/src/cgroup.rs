@@ -9,6 +9,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::event::Resources;
+use crate::exit::Process;
+use crate::proc::HostProc;
 
 /// These files are short; `memory.stat` and its like are not read.
 const MOST: u64 = 64 << 10;
@@ -34,8 +36,8 @@ enum Cpu {
 
 impl Cgroup {
     /// The cgroup of this process; `None` where it is in none of its own, or has ended.
-    pub(crate) fn of(pid: i32, host_root: &Path) -> Option<Cgroup> {
-        let text = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+    pub(crate) fn of(proc: &HostProc, pid: i32, host_root: &Path) -> Option<Cgroup> {
+        let text = read(&proc.path(pid, "cgroup"))?;
         let cgroup = Cgroup::by(&text, &host_root.join("sys/fs/cgroup"));
         (cgroup.kills.is_some() || cgroup.peak.is_some() || cgroup.cpu.is_some()).then_some(cgroup)
     }
@@ -105,6 +107,29 @@ impl Cgroup {
         let memory_peak = self.peak.as_deref().and_then(number);
         (cpu_usec.is_some() || memory_peak.is_some()).then_some(Resources { cpu_usec, memory_peak })
     }
+}
+
+/// Ends a process by its cgroup (version 2, Linux 5.14), where it is the only one in it: for a process that no signal
+/// reaches, since it is in another pid namespace than we are.
+pub(crate) fn kill(proc: &HostProc, process: Process, host_root: &Path) -> Result<(), String> {
+    let text = read(&proc.path(process.pid, "cgroup")).unwrap_or_default();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let inside = own(path).ok_or("it has no cgroup (version 2) of its own that is seen from here")?;
+    let mounts = host_root.join("sys/fs/cgroup");
+    let root = if mounts.join("cgroup.controllers").exists() { mounts } else { mounts.join("unified") };
+    let dir = root.join(inside);
+    let file = |name: &str| dir.join(name);
+    // Who is not in our pid namespace is a line with a 0.
+    let processes = read(&file("cgroup.procs")).ok_or_else(|| format!("{} cannot be read", dir.display()))?;
+    let below = read(&file("cgroup.stat")).and_then(|text| value(&text, "nr_descendants"));
+    if processes.lines().count() != 1 || below != Some(0) {
+        return Err(format!("{} is not its alone", dir.display()));
+    }
+    // The pid is asked after: it is this very process that is in there.
+    if !proc.stat(process.pid).is_ok_and(|now| now.start_time == process.start_time) {
+        return Ok(());
+    }
+    std::fs::write(file("cgroup.kill"), "1").map_err(|e| format!("{}: {e}", file("cgroup.kill").display()))
 }
 
 /// A path inside a hierarchy, unless it is the root's, lies outside of the reader's cgroup namespace or was removed.

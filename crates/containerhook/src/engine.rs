@@ -22,6 +22,7 @@ use fanotify::{Group, InodeId, Mark};
 use self::ends::Doubt;
 use self::holds::Held;
 use self::marks::{Marked, sources};
+use crate::capture::Capture;
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
 use crate::event::ExitStatus;
@@ -35,6 +36,7 @@ use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
 use crate::outlet::{Inlet, Level};
 use crate::pool::Pool;
 use crate::private_table;
+use crate::proc::HostProc;
 use crate::runtime::Search;
 use crate::sys::{Bell, Poll};
 use crate::work::{Creation, Job, Outcome, Ward};
@@ -158,6 +160,9 @@ struct Engine {
     poll: Poll,
     bell: Arc<Mailbox>,
     inbox: Receiver<Message>,
+    /// Where the host's processes are seen.
+    proc: HostProc,
+    capture: Capture,
     exits: Exits,
     exec_watch: Option<ExecWatch>,
     /// When this began to listen, in clock ticks since boot: what was there before is no news.
@@ -392,8 +397,15 @@ impl Engine {
                 }
                 Action::Kill(process) => {
                     self.killed.insert(process);
-                    if let Err(error) = self.exits.kill(process, libc::SIGKILL) {
-                        self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
+                    match self.exits.kill(process, libc::SIGKILL) {
+                        // No signal reaches another pid namespace.
+                        Err(error) if error.raw_os_error() == Some(libc::EXDEV) => {
+                            self.workers.submit(Job::KillCgroup { process });
+                        }
+                        Err(error) => {
+                            self.log.log(Level::Warn, format!("ending process {}: {error}", process.pid));
+                        }
+                        Ok(()) => {}
                     }
                 }
                 Action::Unmark { life, by } => self.unmark(life, by),
@@ -420,6 +432,7 @@ impl Engine {
         runtimes.sort_by(|a, b| a.path.cmp(&b.path));
         Status {
             runtimes,
+            capture_backend: self.capture.backend(),
             exit_backend: self.exit_backend,
             containers,
             creating,

@@ -15,6 +15,7 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::cgroup::Cgroup;
 use crate::config::Config;
 use crate::metadata::{Engine, Kubernetes};
+use crate::proc::HostProc;
 
 /// What happened to a container.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -289,6 +290,7 @@ pub struct Container {
     pub(crate) image: Option<String>,
     pub(crate) kubernetes: Option<Kubernetes>,
     pub(crate) cgroup: Option<String>,
+    pub(crate) proc: HostProc,
 }
 
 impl Container {
@@ -370,17 +372,14 @@ impl Container {
         self.cgroup.as_deref()
     }
 
-    /// The inode numbers of its namespaces, which name them; read from `/proc` now, while its init is there.
+    /// The inode numbers of its namespaces, which name them; read from the host's `/proc` now, while its init is there.
     ///
     /// # Errors
     ///
     /// `NotFound` before its init exists and after it has ended; `PermissionDenied` without the right to look.
     pub fn namespaces(&self) -> std::io::Result<Namespaces> {
         let pid = self.pid.ok_or(std::io::ErrorKind::NotFound)?;
-        let inode = |name: &str| {
-            use std::os::unix::fs::MetadataExt;
-            std::fs::metadata(format!("/proc/{pid}/ns/{name}")).map(|metadata| metadata.ino())
-        };
+        let inode = |name: &str| self.proc.namespace(pid.cast_signed(), name);
         Ok(Namespaces {
             cgroup: inode("cgroup")?,
             ipc: inode("ipc")?,

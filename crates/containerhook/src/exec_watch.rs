@@ -18,12 +18,9 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aya::Pod;
@@ -32,6 +29,7 @@ use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
 use crate::bpf::{Attached, Clock, Loader, Refused, Twins};
 use crate::exit::Process;
 use crate::guardian::Guardian;
+use crate::proc::HostProc;
 
 const ANCESTORS: usize = 6;
 
@@ -105,6 +103,9 @@ pub(crate) enum StopError {
         /// Why.
         source: io::Error,
     },
+    /// The listener is in another pid namespace.
+    #[error("from another pid namespace than the host's no process can be let go on")]
+    Unreachable,
     /// BPF.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -133,18 +134,19 @@ pub(crate) struct ExecWatch {
     stops: OwnedFd,
     /// Only once there is something to stop.
     guardian: Option<Guardian>,
-    proc: PathBuf,
+    proc: HostProc,
     clock: Clock,
 }
 
 impl ExecWatch {
-    /// Attaches to the exec tracepoint.
+    /// Attaches to the exec tracepoint, where pids are our own.
+    #[cfg(test)]
     pub(crate) fn open(bpf: &mut Loader) -> Result<ExecWatch, Refused> {
-        ExecWatch::open_for(bpf, Path::new("/proc"))
+        ExecWatch::open_for(bpf, &HostProc::default())
     }
 
-    /// The same where pids are those of another `/proc`, the host's.
-    pub(crate) fn open_for(bpf: &mut Loader, proc: &Path) -> Result<ExecWatch, Refused> {
+    /// Attaches to the exec tracepoint.
+    pub(crate) fn open_for(bpf: &mut Loader, proc: &HostProc) -> Result<ExecWatch, Refused> {
         let program = bpf.twins(c"sched_process_exec", "exec")?;
         Ok(ExecWatch {
             ring: bpf.ring("execs")?,
@@ -156,7 +158,7 @@ impl ExecWatch {
             fork: bpf.twins(c"sched_process_fork", "fork"),
             fork_attached: None,
             origins: HashMap::new(),
-            proc: proc.to_owned(),
+            proc: proc.clone(),
             clock: Clock::new(),
             _attached: program.attach()?,
             program,
@@ -193,10 +195,14 @@ impl ExecWatch {
     /// process forks, best while its own exec is held. Follow with [`release`](Self::release) *after* the container was told
     /// to go on: until then its guardian does so if this process dies.
     pub(crate) fn stop_under(&mut self, runtime: Process) -> Result<(), StopError> {
-        let namespace = self.proc.join(runtime.pid.to_string()).join("ns/mnt");
-        let mount_namespace = fs::metadata(namespace)
-            .map_err(|source| StopError::Process { pid: runtime.pid, source })?
-            .ino() as u32;
+        // What is stopped must be let go on, by us or by the guardian.
+        if self.proc.is_foreign() {
+            return Err(StopError::Unreachable);
+        }
+        let mount_namespace =
+            self.proc
+                .namespace(runtime.pid, "mnt")
+                .map_err(|source| StopError::Process { pid: runtime.pid, source })? as u32;
         if !self.guardian.as_ref().is_some_and(Guardian::is_alive) {
             self.guardian = Some(Guardian::start(self.stops.as_fd()).map_err(StopError::Guardian)?);
         }

@@ -71,7 +71,7 @@ impl Drop for Guardian {
 }
 
 /// The thin calls of the parent.
-mod sys {
+pub(crate) mod sys {
     use std::io;
     use std::mem::MaybeUninit;
     use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -94,7 +94,7 @@ mod sys {
     /// Forks, without an exit signal and with every signal blocked in the child. Returns the child's pidfd.
     ///
     /// `child` runs in the copy of a process with many threads: it must only make system calls.
-    pub(super) fn fork(child: impl FnOnce() -> std::convert::Infallible) -> io::Result<OwnedFd> {
+    pub(crate) fn fork(child: impl FnOnce() -> std::convert::Infallible) -> io::Result<OwnedFd> {
         let mut pidfd: libc::c_int = -1;
         let mut before = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: the sets are written before they are read. Signals are blocked around the fork so that no handler of the
@@ -116,7 +116,7 @@ mod sys {
     }
 
     /// Waits until there is something to read, or nothing ever will be.
-    pub(super) fn readable(fd: BorrowedFd<'_>, patience: Duration) -> io::Result<bool> {
+    pub(crate) fn readable(fd: BorrowedFd<'_>, patience: Duration) -> io::Result<bool> {
         let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now()).as_millis() as libc::c_int;
@@ -138,7 +138,7 @@ mod sys {
         check(count as libc::c_long).map(|count| count == 1)
     }
 
-    pub(super) fn kill(pidfd: BorrowedFd<'_>) {
+    pub(crate) fn kill(pidfd: BorrowedFd<'_>) {
         let no_info = std::ptr::null_mut::<libc::siginfo_t>();
         // SAFETY: a null siginfo is allowed. It fails only for a process that has ended.
         unsafe {
@@ -147,7 +147,7 @@ mod sys {
     }
 
     /// Takes the zombie away, which only `__WALL` sees.
-    pub(super) fn reap(pidfd: BorrowedFd<'_>) {
+    pub(crate) fn reap(pidfd: BorrowedFd<'_>) {
         let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
         let options = libc::WEXITED | libc::WNOHANG | libc::__WALL;
         // SAFETY: `info` is writable and not read. Where somebody else has reaped it (ECHILD) there is nothing to do.

@@ -110,7 +110,8 @@ pub use events::{EventTurn, Events};
 pub use handler::{Decision, DenyError, Handler};
 pub use metadata::{Engine, Kubernetes};
 pub use notifier::{
-    Builder, ContainerNotifier, DEFAULT_DEADLINE, ExitBackend, MAX_DEADLINE, MarkedRuntime, OnTimeout, Status,
+    Builder, CaptureBackend, ContainerNotifier, DEFAULT_DEADLINE, ExitBackend, MAX_DEADLINE, MarkedRuntime,
+    OnTimeout, Status,
 };
 pub use watchdog::Heartbeat;
 pub use work::existing;

@@ -65,8 +65,8 @@ impl Lookup {
         Ok(Lookup { program, found: bpf.array("found")?, group: group.as_raw_fd() })
     }
 
-    /// The task that waits for the answer to the event with this descriptor; `None` where it has gone (killed while it
-    /// waited), where the event is answered already, or is none of the group's.
+    /// The task that waits for the answer to the event with this descriptor; `None` where it has gone: killed while it
+    /// waited. ENOENT where the event is answered already, or is none of the group's.
     pub(crate) fn find(&mut self, event: BorrowedFd<'_>) -> io::Result<Option<Found>> {
         let arguments = [self.group as u64, event.as_raw_fd() as u64];
         for _ in 0..ATTEMPTS {
@@ -81,6 +81,7 @@ impl Lookup {
                         mount_namespace: r.mount_namespace,
                     }));
                 }
+                0 => return Err(io::Error::from_raw_os_error(libc::ENOENT)),
                 2 => {}
                 4 => return Err(io::Error::from_raw_os_error(libc::EBADF)),
                 _ => return Ok(None),

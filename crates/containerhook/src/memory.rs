@@ -21,7 +21,7 @@ use crate::exit::Process;
 use crate::lifecycle::Key;
 use crate::metadata::{Engine, Kubernetes};
 use crate::outlet::{Inlet, Level};
-use crate::proc;
+use crate::proc::{HostProc, Stat};
 
 /// Of the file's form. One of another version is not read.
 const VERSION: u32 = 1;
@@ -87,7 +87,7 @@ impl Known {
     }
 
     /// What was remembered, in the engine's terms.
-    pub(crate) fn restore(self) -> (Key, Container, Process) {
+    pub(crate) fn restore(self, proc: &HostProc) -> (Key, Container, Process) {
         let process = self.process();
         // Found by others, it has no key: it gets one that no runtime has.
         let key = Key::new(self.root.unwrap_or_default().into(), self.id.clone().into(), self.uid);
@@ -104,6 +104,7 @@ impl Known {
             image: self.image,
             kubernetes: self.kubernetes,
             cgroup: self.cgroup,
+            proc: proc.clone(),
             ..Container::default()
         };
         (key, container, process)
@@ -118,14 +119,13 @@ pub(crate) struct Remembered {
 }
 
 /// Reads the file; that there is none is nothing remembered.
-pub(crate) fn recall(path: &Path) -> io::Result<Remembered> {
+pub(crate) fn recall(path: &Path, proc: &HostProc) -> io::Result<Remembered> {
     let mut remembered = Remembered::default();
     let Some(contents) = read(path)? else { return Ok(remembered) };
     let same_boot = contents.boot == boot_id();
     for known in contents.containers.into_iter().take(MOST) {
-        let lives =
-            |stat: proc::Stat| stat.start_time == known.start_time && !matches!(stat.state, b'Z' | b'X');
-        if same_boot && proc::stat(known.pid).is_ok_and(lives) {
+        let lives = |stat: Stat| stat.start_time == known.start_time && !matches!(stat.state, b'Z' | b'X');
+        if same_boot && proc.stat(known.pid).is_ok_and(lives) {
             remembered.running.push(known);
         } else {
             remembered.ended.push(known);
@@ -284,17 +284,17 @@ mod tests {
     fn what_runs_and_what_has_ended() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let nothing = recall(&path).unwrap();
+        let nothing = recall(&path, &HostProc::default()).unwrap();
         assert!(nothing.running.is_empty() && nothing.ended.is_empty());
         let me = std::process::id().cast_signed();
-        let lives = known(me, proc::stat(me).unwrap().start_time);
+        let lives = known(me, HostProc::default().stat(me).unwrap().start_time);
         let ended = known(me, 1);
         save(&path, boot_id(), &[lives.clone(), ended.clone()]);
-        let remembered = recall(&path).unwrap();
+        let remembered = recall(&path, &HostProc::default()).unwrap();
         assert_eq!((&remembered.running, &remembered.ended), (&vec![lives.clone()], &vec![ended]));
-        assert_eq!(remembered.running[0].clone().restore().1.id, lives.id);
+        assert_eq!(remembered.running[0].clone().restore(&HostProc::default()).1.id, lives.id);
         save(&path, "another boot".into(), std::slice::from_ref(&lives));
-        assert_eq!(recall(&path).unwrap().ended, [lives]);
+        assert_eq!(recall(&path, &HostProc::default()).unwrap().ended, [lives]);
     }
 
     #[test]
@@ -303,15 +303,15 @@ mod tests {
         let path = dir.path().join("state");
         for text in ["", "{", "[]", r#"{"version":2,"boot":"","containers":[]}"#, r#"{"version":1}"#] {
             fs::write(&path, text).unwrap();
-            assert!(recall(&path).is_err(), "{text:?}");
+            assert!(recall(&path, &HostProc::default()).is_err(), "{text:?}");
         }
         save(&path, boot_id(), &[]);
-        assert!(recall(&path).is_ok());
+        assert!(recall(&path, &HostProc::default()).is_ok());
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
-        assert!(recall(&path).is_err());
+        assert!(recall(&path, &HostProc::default()).is_err());
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(recall(&link).is_err());
-        assert!(recall(dir.path()).is_err());
+        assert!(recall(&link, &HostProc::default()).is_err());
+        assert!(recall(dir.path(), &HostProc::default()).is_err());
     }
 }

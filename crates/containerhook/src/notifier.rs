@@ -50,6 +50,23 @@ pub enum ExitBackend {
     Pidfd,
 }
 
+/// How a held execution is read: who executes, and with which arguments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum CaptureBackend {
+    /// The cheapest that works, which is tried at the start on a file of our own.
+    #[default]
+    Auto,
+    /// The kernel's event names the task, and `/proc` shows its memory. Needs the host's pid namespace, and
+    /// `CAP_SYS_PTRACE`.
+    Memory,
+    /// A BPF program, run when an event was read and at no other time, names the task as the host does; the host's procfs
+    /// at `HOST_ROOT/proc` shows its memory. For a listener in another pid namespace. Needs `CAP_BPF`, `CAP_PERFMON` and
+    /// `CAP_SYS_PTRACE`.
+    Lookup,
+}
+
 /// The shortest limit of a watchdog: an engine is late by more than this now and then where the processors are busy.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 
@@ -63,6 +80,7 @@ pub(crate) struct Settings {
     pub(crate) deadline: Duration,
     pub(crate) on_timeout: OnTimeout,
     pub(crate) max_handlers: usize,
+    pub(crate) capture_backend: CaptureBackend,
     pub(crate) exit_backend: ExitBackend,
     pub(crate) existing: bool,
     pub(crate) state_file: Option<PathBuf>,
@@ -106,6 +124,7 @@ impl Default for Builder {
                 deadline: DEFAULT_DEADLINE,
                 on_timeout: OnTimeout::Allow,
                 max_handlers: 64,
+                capture_backend: CaptureBackend::Auto,
                 exit_backend: ExitBackend::Auto,
                 existing: false,
                 state_file: None,
@@ -167,6 +186,13 @@ impl Builder {
     /// Of four, one is never at a rootless container: who is not root cannot keep root's containers waiting.
     pub fn max_handlers(mut self, count: usize) -> Self {
         self.settings.max_handlers = count;
+        self
+    }
+
+    /// How a held execution is read; for tests and for hosts with a reason. What is asked for is tried at the start, and
+    /// where it does not work [`start`](Self::start) fails.
+    pub fn capture(mut self, backend: CaptureBackend) -> Self {
+        self.settings.capture_backend = backend;
         self
     }
 
@@ -292,6 +318,8 @@ pub struct MarkedRuntime {
 pub struct Status {
     /// The binaries that are marked.
     pub runtimes: Vec<MarkedRuntime>,
+    /// How held executions are read.
+    pub capture_backend: CaptureBackend,
     /// How the ends of processes are learned.
     pub exit_backend: ExitBackend,
     /// How many containers are known that have not ended.

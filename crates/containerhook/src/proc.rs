@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Who a task is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,61 +36,135 @@ pub(crate) struct Stat {
     pub(crate) start_time: u64,
 }
 
-pub(crate) fn task_facts(tid: i32) -> io::Result<TaskFacts> {
-    let status = read_small(&format!("/proc/{tid}/status"))?;
-    let mut facts = parse_status(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    facts.tid = tid;
-    facts.start_time = stat(facts.tgid)?.start_time;
-    facts.mnt_ns = namespace(tid, "mnt")?;
-    facts.user_ns = namespace(tid, "user")?;
-    facts.pid_ns = namespace(tid, "pid")?;
-    Ok(facts)
+/// The procfs that shows the host's processes, by the host's pids.
+///
+/// It is `/proc`, unless the listener is in a pid namespace of its own: then it is `HOST_ROOT/proc`, which has to be the
+/// host's. That is decided once, when a notifier starts. What a program asks of itself (`/proc/self`,
+/// `/proc/thread-self`) is in any procfs the same and is no business of this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostProc {
+    dir: Arc<Path>,
+    own_pid: i32,
+    foreign: bool,
 }
 
-/// The inode number of one of a task's namespaces.
-pub(crate) fn namespace(tid: i32, name: &str) -> io::Result<u64> {
-    std::fs::metadata(format!("/proc/{tid}/ns/{name}")).map(|m| m.ino())
-}
-
-pub(crate) fn stat(pid: i32) -> io::Result<Stat> {
-    let text = read_small(&format!("/proc/{pid}/stat"))?;
-    parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-}
-
-/// The short name of a process (`comm`).
-pub(crate) fn comm(pid: i32) -> io::Result<String> {
-    read_small(&format!("/proc/{pid}/comm")).map(|name| name.trim_end().to_owned())
-}
-
-/// What a process is called: its short name, or its executable's file name where it has executed itself through
-/// `/proc/self/exe`, as Go programs do (`podman build` among them), and is called `exe`.
-pub(crate) fn program(pid: i32) -> Option<String> {
-    let name = comm(pid).ok()?;
-    if name != "exe" {
-        return Some(name);
+impl Default for HostProc {
+    /// Our own.
+    fn default() -> Self {
+        HostProc { dir: Path::new(OWN).into(), own_pid: std::process::id().cast_signed(), foreign: false }
     }
-    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    Some(path.file_name()?.to_string_lossy().into_owned())
 }
 
-/// The pids of a process's ancestors, nearest first.
-pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
-    let mut pids = Vec::new();
-    let mut at = pid;
-    // Deep enough for a runtime that a runtime's wrapper runs, and bounded.
-    while pids.len() < 16 {
-        match stat(at) {
-            Ok(Stat { ppid, .. }) if ppid > 0 => {
-                pids.push(ppid);
-                at = ppid;
-            }
-            _ => break,
+const OWN: &str = "/proc";
+
+impl HostProc {
+    /// That of the host whose file system is seen here.
+    pub(crate) fn of(host_root: &Path) -> Self {
+        let seen = |dir: PathBuf| -> Option<HostProc> {
+            // From the procfs's own pid namespace down to ours.
+            let status = read_small(&dir.join("self/status")).ok()?;
+            let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+            let pids: Vec<i32> = pids.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+            Some(HostProc { dir: dir.into(), own_pid: *pids.first()?, foreign: pids.len() > 1 })
+        };
+        let hosts = seen(host_root.join("proc")).filter(|proc| proc.foreign);
+        // A procfs from above may lie at /proc itself (`unshare --pid` without `--mount-proc`).
+        hosts.or_else(|| seen(OWN.into())).unwrap_or_default()
+    }
+
+    /// Whether its pids are not ours: no system call that takes a pid reaches its processes.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
+    /// Ours, taken for another pid namespace's: what no pid can be used for then goes on without.
+    #[cfg(test)]
+    pub(crate) fn pretend_foreign() -> Self {
+        HostProc { foreign: true, ..HostProc::default() }
+    }
+
+    /// This process, as it is numbered here.
+    pub(crate) fn own_pid(&self) -> i32 {
+        self.own_pid
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A file of a process or of a thread.
+    pub(crate) fn path(&self, pid: i32, name: &str) -> PathBuf {
+        self.dir.join(pid.to_string()).join(name)
+    }
+
+    pub(crate) fn task_facts(&self, tid: i32) -> io::Result<TaskFacts> {
+        let status = read_small(&self.path(tid, "status"))?;
+        let mut facts = parse_status(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        facts.tid = tid;
+        facts.start_time = self.stat(facts.tgid)?.start_time;
+        facts.mnt_ns = self.namespace(tid, "mnt")?;
+        facts.user_ns = self.namespace(tid, "user")?;
+        facts.pid_ns = self.namespace(tid, "pid")?;
+        Ok(facts)
+    }
+
+    /// The inode number of one of a task's namespaces.
+    pub(crate) fn namespace(&self, tid: i32, name: &str) -> io::Result<u64> {
+        std::fs::metadata(self.path(tid, "ns").join(name)).map(|m| m.ino())
+    }
+
+    /// One of the host's own namespaces: that of process 1, or where it may not be looked at, of the kernel's threads.
+    pub(crate) fn host_namespace(&self, name: &str) -> io::Result<u64> {
+        self.namespace(1, name).or_else(|error| {
+            // A program may be process 2 of a host that is a container itself; it has an executable.
+            let is_kernel = self.comm(2).is_ok_and(|comm| comm == "kthreadd")
+                && std::fs::read_link(self.path(2, "exe"))
+                    .is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+            if is_kernel { self.namespace(2, name) } else { Err(error) }
+        })
+    }
+
+    pub(crate) fn stat(&self, pid: i32) -> io::Result<Stat> {
+        let text = read_small(&self.path(pid, "stat"))?;
+        parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// The short name of a process (`comm`).
+    pub(crate) fn comm(&self, pid: i32) -> io::Result<String> {
+        read_small(&self.path(pid, "comm")).map(|name| name.trim_end().to_owned())
+    }
+
+    /// What a process is called: its short name, or its executable's file name where it has executed itself through
+    /// `/proc/self/exe`, as Go programs do (`podman build` among them), and is called `exe`.
+    pub(crate) fn program(&self, pid: i32) -> Option<String> {
+        let name = self.comm(pid).ok()?;
+        if name != "exe" {
+            return Some(name);
         }
+        let path = std::fs::read_link(self.path(pid, "exe")).ok()?;
+        Some(path.file_name()?.to_string_lossy().into_owned())
     }
-    pids
+
+    /// The pids of a process's ancestors, nearest first.
+    pub(crate) fn ancestors(&self, pid: i32) -> Vec<i32> {
+        let mut pids = Vec::new();
+        let mut at = pid;
+        // Deep enough for a runtime that a runtime's wrapper runs, and bounded.
+        while pids.len() < 16 {
+            match self.stat(at) {
+                Ok(Stat { ppid, .. }) if ppid > 0 => {
+                    pids.push(ppid);
+                    at = ppid;
+                }
+                _ => break,
+            }
+        }
+        pids
+    }
 }
 
-fn read_small(path: &str) -> io::Result<String> {
+fn read_small(path: &Path) -> io::Result<String> {
     // Names in these files are bytes; the fields that are used are ASCII.
     let mut bytes = Vec::with_capacity(2048);
     File::open(path)?.take(64 << 10).read_to_end(&mut bytes)?;
@@ -154,10 +230,10 @@ mod tests {
 
     #[test]
     fn this_process_is_read() {
-        let pid = std::process::id().cast_signed();
-        let facts = task_facts(pid).unwrap();
-        assert_eq!((facts.tgid, facts.tid), (pid, pid));
-        assert_eq!(facts.ppid, ancestors(pid)[0]);
+        let proc = HostProc::of(Path::new("/"));
+        let facts = proc.task_facts(proc.own_pid()).unwrap();
+        assert_eq!((facts.tgid, facts.tid), (proc.own_pid(), proc.own_pid()));
+        assert_eq!(facts.ppid, proc.ancestors(proc.own_pid())[0]);
         assert!(facts.start_time > 0);
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bundle::{Caller, state_file};
 use crate::cmdline::{self, Family, StateName, Verb};
-use crate::proc;
+use crate::proc::HostProc;
 
 /// What could be learned.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -154,54 +154,59 @@ const NEWEST: usize = 48;
 
 /// Looks at the processes above, as they are now; and as the process that created the container may have ended long
 /// ago, at the newest ones for that which has just started it.
-pub(crate) fn look(init: i32, ancestors: &[i32]) -> Stranger {
-    let mut above: Vec<Above> = ancestors.iter().map(|pid| process(*pid)).collect();
+pub(crate) fn look(proc: &HostProc, init: i32, ancestors: &[i32]) -> Stranger {
+    let mut above: Vec<Above> = ancestors.iter().map(|pid| process(proc, *pid)).collect();
     if !above.iter().any(|process| cmdline::looks_like_oci(&process.argv)) {
-        above.splice(0..0, starter(init));
+        above.splice(0..0, starter(proc, init));
     }
-    let cgroup = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
+    let cgroup = std::fs::read_to_string(proc.path(init, "cgroup")).unwrap_or_default();
     // On cgroup v1 any hierarchy will do, the one of systemd is always there; on v2 there is one.
     let path = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).max_by_key(|path| path.len());
     describe(init, &above, path)
 }
 
 /// `runc start ID` ends a few milliseconds after the container's first program has begun.
-fn starter(init: i32) -> Option<Above> {
-    let mut pids: Vec<i32> = std::fs::read_dir("/proc")
+fn starter(proc: &HostProc, init: i32) -> Option<Above> {
+    let mut pids: Vec<i32> = std::fs::read_dir(proc.dir())
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| *pid != init)
         .collect();
-    // The newest have the numbers just below the last one that was given, also after the numbers began anew.
-    let loadavg = std::fs::read_to_string("/proc/loadavg").ok()?;
-    let last: i32 = loadavg.split_ascii_whitespace().next_back()?.parse().ok()?;
-    pids.sort_unstable_by_key(|pid| (last - pid).rem_euclid(1 << 22));
+    if proc.is_foreign() {
+        // /proc/loadavg has the last number of the reader's pid namespace: those above the init's are the next best.
+        pids.sort_unstable_by_key(|pid| (pid - init).rem_euclid(1 << 22));
+    } else {
+        // The newest have the numbers just below the last one that was given, also after the numbers began anew.
+        let loadavg = std::fs::read_to_string(proc.dir().join("loadavg")).ok()?;
+        let last: i32 = loadavg.split_ascii_whitespace().next_back()?.parse().ok()?;
+        pids.sort_unstable_by_key(|pid| (last - pid).rem_euclid(1 << 22));
+    }
     // Its own state says which container it starts; there may be others that start at this moment.
-    let own = own_pids(init);
-    pids.into_iter().take(NEWEST).map(process).find(|process| {
+    let own = own_pids(proc, init);
+    pids.into_iter().take(NEWEST).map(|pid| process(proc, pid)).find(|process| {
         let starts = || cmdline::parse(Family::guess(&process.exe), &process.argv).verb == Verb::Start;
         if !cmdline::looks_like_oci(&process.argv) || !starts() {
             return false;
         }
         let path = describe(init, std::slice::from_ref(process), None).state;
-        let pid = path.and_then(|path| state_pid(process.pid, &path));
+        let pid = path.and_then(|path| state_pid(proc, process.pid, &path));
         pid.is_some_and(|pid| own.contains(&pid))
     })
 }
 
 /// The pids of a process in all namespaces that it is in, below ours.
-fn own_pids(pid: i32) -> Vec<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+fn own_pids(proc: &HostProc, pid: i32) -> Vec<i32> {
+    let status = std::fs::read_to_string(proc.path(pid, "status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
     line.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// Whose init a runtime's state names, as that runtime numbers it. It is read with that runtime's rights, in its root:
 /// anybody may call a process `start`.
-fn state_pid(runtime: i32, path: &Path) -> Option<i32> {
-    let facts = proc::task_facts(runtime).ok()?;
+fn state_pid(proc: &HostProc, runtime: i32, path: &Path) -> Option<i32> {
+    let facts = proc.task_facts(runtime).ok()?;
     let flags = libc::O_PATH | libc::O_DIRECTORY;
-    let root = File::options().read(true).custom_flags(flags).open(format!("/proc/{runtime}/root")).ok()?;
+    let root = File::options().read(true).custom_flags(flags).open(proc.path(runtime, "root")).ok()?;
     let caller = Caller {
         root: root.as_fd(),
         cwd: root.as_fd(),
@@ -213,11 +218,11 @@ fn state_pid(runtime: i32, path: &Path) -> Option<i32> {
     state_file::read_state(&caller, path).ok()?.pid
 }
 
-fn process(pid: i32) -> Above {
-    let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+fn process(proc: &HostProc, pid: i32) -> Above {
+    let comm = std::fs::read(proc.path(pid, "comm")).unwrap_or_default();
+    let line = std::fs::read(proc.path(pid, "cmdline")).unwrap_or_default();
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let exe = std::fs::read_link(proc.path(pid, "exe")).unwrap_or_default();
     let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let argv: Vec<OsString> =
         line.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();

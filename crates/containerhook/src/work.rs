@@ -21,7 +21,7 @@ use self::existing::existing_container;
 use self::init::{find_exec, find_init, until_reaped};
 use crate::bundle::{self, Caller};
 use crate::capture;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::cmdline::{Invocation, Verb};
 use crate::config::Config;
 use crate::event::{Container, ExitStatus};
@@ -29,7 +29,7 @@ use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::Changes;
 use crate::outlet::Level;
-use crate::proc::{self, TaskFacts};
+use crate::proc::{HostProc, TaskFacts};
 use crate::runtime::{self, Binary, Search};
 
 pub use self::existing::existing;
@@ -70,6 +70,8 @@ pub(crate) enum Job {
     FindExec { life: LifeId, runtime: Process, creation: Arc<Creation> },
     /// Which cgroup is this init in?
     Cgroup { process: Process },
+    /// End the only process of a cgroup, which no signal reaches.
+    KillCgroup { process: Process },
     /// Has the kernel killed in it?
     Count { process: Process, cgroup: Arc<Cgroup> },
     /// Remove a mark whose file must be looked up.
@@ -136,6 +138,11 @@ pub(crate) enum Outcome {
     Counted {
         process: Process,
         oom_killed: Option<bool>,
+    },
+    /// A process that is to be ended is out of reach.
+    Unkillable {
+        process: Process,
+        why: String,
     },
     /// A process has ended: one that was to be watched and was gone already, or one that has been reaped now.
     Ended {
@@ -217,6 +224,7 @@ pub(crate) struct Worker {
     /// The user namespace whose root is the host's.
     pub(crate) user_ns: u64,
     pub(crate) host_root: PathBuf,
+    pub(crate) proc: HostProc,
 }
 
 /// Which of the pools of workers a job runs in.
@@ -248,7 +256,7 @@ impl Job {
 impl Worker {
     /// Is this to be done by the other pool? Only what the kernel itself answers is looked at to know.
     fn is_others(&self, tid: i32, ward: Ward) -> bool {
-        ward == Ward::Trusted && proc::task_facts(tid).is_ok_and(|task| !self.trusts(&task))
+        ward == Ward::Trusted && self.proc.task_facts(tid).is_ok_and(|task| !self.trusts(&task))
     }
 
     pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
@@ -259,21 +267,21 @@ impl Worker {
                 Some(Outcome::NotTrusted(job))
             }
             Job::Command { hold, tid, binary, at, time } => {
-                let record = with_descriptors(|| capture::capture(tid));
+                let record = with_descriptors(|| capture::capture(&self.proc, tid));
                 Some(self.command(hold, tid, record, &binary, at, time))
             }
             Job::Passed { life, tid, binary, at, time } => {
-                let record = with_descriptors(|| capture::passed(tid, Some(inode_of(&binary))));
+                let record = with_descriptors(|| capture::passed(&self.proc, tid, Some(inode_of(&binary))));
                 Some(self.command(life, tid, record, &binary, at, time))
             }
             Job::Entry { hold, tid, stopped, candidates, executable, at, time } => {
-                Some(entry(hold, tid, stopped, candidates, executable, at, time))
+                Some(entry(&self.proc, hold, tid, stopped, candidates, executable, at, time))
             }
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))
             }
             Job::FindInit { life, creation, mark } => {
-                let found = find_init(&creation);
+                let found = find_init(&self.proc, &creation);
                 // What could not be resolved before the root was put together can be now, in the root itself.
                 let entry = match (&found, mark) {
                     (Ok(init), Some(config)) => self.mark_entry_of(*init, &creation, &config).ok(),
@@ -290,26 +298,32 @@ impl Worker {
                         Some(Process { pid: i32::try_from(pid).ok()?, start_time })
                     })
                     .collect();
-                let found =
-                    known.into_iter().filter_map(|found| existing_container(&search, found)).collect();
+                let found = known
+                    .into_iter()
+                    .filter_map(|found| existing_container(&self.proc, &search, found))
+                    .collect();
                 Some(Outcome::Existing { found, strangers })
             }
             Job::Stranger { init, ancestors, search, existing, time } => {
                 Some(self.stranger(init, ancestors, &search, existing, time))
             }
             Job::UntilReaped { process, status, time } => {
-                until_reaped(process);
+                until_reaped(&self.proc, process);
                 Some(Outcome::Ended { process, status, time })
             }
             Job::FindExec { life, runtime, creation } => {
-                let found = find_exec(&creation);
+                let found = find_exec(&self.proc, &creation);
                 Some(Outcome::Exec { life, runtime, found, time: SystemTime::now() })
             }
             Job::Cgroup { process } => {
-                let cgroup = Arc::new(Cgroup::of(process.pid, &self.host_root)?);
+                let cgroup = Arc::new(Cgroup::of(&self.proc, process.pid, &self.host_root)?);
                 // The pid is asked after: what was read is this very process's.
-                let same = proc::stat(process.pid).is_ok_and(|now| now.start_time == process.start_time);
+                let same = self.proc.stat(process.pid).is_ok_and(|now| now.start_time == process.start_time);
                 same.then_some(Outcome::Cgroup { process, cgroup })
+            }
+            Job::KillCgroup { process } => {
+                let why = cgroup::kill(&self.proc, process, &self.host_root).err()?;
+                Some(Outcome::Unkillable { process, why })
             }
             Job::Count { process, cgroup } => {
                 Some(Outcome::Counted { process, oom_killed: cgroup.has_killed() })

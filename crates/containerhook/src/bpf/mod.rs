@@ -21,6 +21,7 @@ use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 pub(crate) use self::clock::Clock;
+use crate::proc::HostProc;
 
 /// Little-endian, for x86_64 and aarch64 alike.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/containerhook.bpf.o");
@@ -62,6 +63,8 @@ fn shorten(text: &str) -> String {
 pub(crate) struct Loader {
     state: State,
     sizes: Vec<(&'static str, u32)>,
+    /// Our pid as whoever uses the programs has it.
+    own_pid: Option<i32>,
 }
 
 #[derive(Default)]
@@ -85,6 +88,12 @@ impl Loader {
         Loader::default()
     }
 
+    /// For who names processes by the pids of this procfs. The programs name them by those of the kernel's first pid
+    /// namespace; where these are others, on a host that is itself a container, everything is refused.
+    pub(crate) fn for_pids_of(proc: &HostProc) -> Loader {
+        Loader { state: State::Unused, sizes: Vec::new(), own_pid: Some(proc.own_pid()) }
+    }
+
     /// With another size for one map, to see what happens when it is full.
     #[cfg(test)]
     pub(crate) fn with_size(mut self, map: &'static str, entries: u32) -> Loader {
@@ -94,7 +103,7 @@ impl Loader {
 
     fn open(&mut self) -> Result<&mut Open, Refused> {
         if let State::Unused = self.state {
-            self.state = match Self::load(&self.sizes) {
+            self.state = match Self::load(&self.sizes, self.own_pid) {
                 Ok(open) => State::Open(Box::new(open)),
                 Err(refused) => State::Refused(refused),
             };
@@ -106,7 +115,7 @@ impl Loader {
         }
     }
 
-    fn load(sizes: &[(&'static str, u32)]) -> Result<Open, Refused> {
+    fn load(sizes: &[(&'static str, u32)], own_pid: Option<i32>) -> Result<Open, Refused> {
         // `EbpfLoader::new` parses the kernel's types for itself; that copy is gone before ours is made.
         let ebpf = {
             let mut loader = EbpfLoader::new();
@@ -119,7 +128,18 @@ impl Loader {
         };
         let btf = Btf::from_sys_fs()
             .map_err(|error| Refused::new("read /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF)", &error))?;
-        Ok(Open { ebpf, btf })
+        let mut open = Open { ebpf, btf };
+        if let Some(own) = own_pid {
+            let seen = open.load_raw(c"", "whoami")?.run(&[0]);
+            let seen = seen.map_err(|error| Refused::new("run BPF program whoami", &error))?;
+            if seen != own.cast_unsigned() {
+                return Err(Refused(format!(
+                    "BPF programs see the pids of the kernel's first pid namespace, and /proc, or HOST_ROOT/proc, \
+                     those of another: this process is {seen} there, and {own} here"
+                )));
+            }
+        }
+        Ok(open)
     }
 
     /// Takes a map out of the object. Each can be taken once.

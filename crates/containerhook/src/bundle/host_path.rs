@@ -5,6 +5,7 @@
 //! nested engine's volume or root, the directory can be named there.
 
 use super::sys;
+use crate::proc::HostProc;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -24,7 +25,7 @@ pub(crate) fn own_path(dir: BorrowedFd<'_>) -> Option<PathBuf> {
 /// The path on the host of a directory that a process in another mount namespace has open; `None` if its file system
 /// is not mounted on the host, as a container's own tmpfs is not. Then `/proc/<pid>/root` leads there, for as long as
 /// that process lives.
-pub(crate) fn host_path(dir: BorrowedFd<'_>, pid: i32) -> Option<PathBuf> {
+pub(crate) fn host_path(dir: BorrowedFd<'_>, proc: &HostProc, pid: i32) -> Option<PathBuf> {
     if let Some(path) = own_path(dir) {
         return Some(path);
     }
@@ -32,7 +33,7 @@ pub(crate) fn host_path(dir: BorrowedFd<'_>, pid: i32) -> Option<PathBuf> {
     let info = read(Path::new(&format!("/proc/thread-self/fdinfo/{}", dir.as_raw_fd())))?;
     let info = String::from_utf8_lossy(&info);
     let id: u64 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
-    let theirs = read(Path::new(&format!("/proc/{pid}/mountinfo")))?;
+    let theirs = read(&proc.path(pid, "mountinfo"))?;
     let mount = mounts(&theirs).find(|mount| mount.id == id)?;
     let inside = join(&mount.root, there.strip_prefix(&mount.point).ok()?);
     let ours = read(Path::new("/proc/thread-self/mountinfo"))?;
@@ -157,18 +158,18 @@ mod tests {
         // The host has a directory of that name too, but another one.
         assert_eq!(sys::path_of(cwd.as_fd()).unwrap(), dir.join("covered/data/bundle"));
         assert_eq!(own_path(cwd.as_fd()), None);
-        assert_eq!(host_path(cwd.as_fd(), pid), Some(dir.join("volume/data/bundle")));
+        assert_eq!(host_path(cwd.as_fd(), &HostProc::default(), pid), Some(dir.join("volume/data/bundle")));
         drop(child.stdin.take());
         child.wait().unwrap();
 
         let mut child =
             namespace("mount -t tmpfs tmpfs \"$1/inside\"\nmkdir \"$1/inside/b\"\ncd \"$1/inside/b\"", &dir);
         let pid = i32::try_from(child.id()).unwrap();
-        assert_eq!(host_path(path_fd(format!("/proc/{pid}/cwd")).as_fd(), pid), None);
+        assert_eq!(host_path(path_fd(format!("/proc/{pid}/cwd")).as_fd(), &HostProc::default(), pid), None);
         drop(child.stdin.take());
         child.wait().unwrap();
 
         let here = path_fd(dir.join("volume"));
-        assert_eq!(host_path(here.as_fd(), 1), Some(dir.join("volume")));
+        assert_eq!(host_path(here.as_fd(), &HostProc::default(), 1), Some(dir.join("volume")));
     }
 }

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use fanotify::InodeId;
 
 use super::{CaptureError, ExecRecord};
-use crate::proc;
+use crate::proc::HostProc;
 
 /// What the kernel takes at the most for arguments and environment together: three quarters of `_STK_LIM`
 /// (`bprm_stack_limits` in fs/exec.c), and for one string: `MAX_ARG_STRLEN`, 32 pages.
@@ -23,20 +23,20 @@ const PAGE: usize = 4096;
 /// host under load may take its time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn capture(tid: i32) -> Result<ExecRecord, CaptureError> {
-    let (path, argv) = arguments(tid)?;
-    let task = proc::task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
-    let root = open_link(tid, "root")?;
-    let cwd = open_link(tid, "cwd")?;
+pub(super) fn capture(proc: &HostProc, tid: i32) -> Result<ExecRecord, CaptureError> {
+    let (path, argv) = arguments(proc, tid)?;
+    let task = proc.task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
+    let root = open_link(proc, tid, "root")?;
+    let cwd = open_link(proc, tid, "cwd")?;
     Ok(ExecRecord { task, path, argv, root, cwd })
 }
 
-pub(super) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
+pub(super) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
     let started = Instant::now();
     // /proc/<pid>/exe is another file once the exec is done; of a process that has become something else since, the
     // arguments are another's.
     let is_it = || {
-        let exe = File::options().read(true).custom_flags(libc::O_PATH).open(format!("/proc/{tid}/exe"));
+        let exe = File::options().read(true).custom_flags(libc::O_PATH).open(proc.path(tid, "exe"));
         exe.and_then(|exe| InodeId::of(&exe)).map(|found| Some(found) == inode)
     };
     while !is_it().map_err(|e| gone_or("cannot read which file the task executes", e))? {
@@ -45,23 +45,23 @@ pub(super) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, Cap
         }
         std::thread::sleep(Duration::from_micros(200));
     }
-    let argv = command_line(tid)?;
-    let task = proc::task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
-    let (root, cwd) = (open_link(tid, "root")?, open_link(tid, "cwd")?);
+    let argv = command_line(proc, tid)?;
+    let task = proc.task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
+    let (root, cwd) = (open_link(proc, tid, "root")?, open_link(proc, tid, "cwd")?);
     Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd })
 }
 
-pub(super) fn command_line(tid: i32) -> Result<Vec<OsString>, CaptureError> {
-    let line = std::fs::read(format!("/proc/{tid}/cmdline"));
+pub(super) fn command_line(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
+    let line = std::fs::read(proc.path(tid, "cmdline"));
     let line = line.map_err(|e| gone_or("cannot read the command line", e))?;
     let line = line.strip_suffix(b"\0").unwrap_or(&line);
     Ok(line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
 }
 
-pub(super) fn arguments(tid: i32) -> Result<(OsString, Vec<OsString>), CaptureError> {
-    let call = held_call(tid)?;
+pub(super) fn arguments(proc: &HostProc, tid: i32) -> Result<(OsString, Vec<OsString>), CaptureError> {
+    let call = held_call(proc, tid)?;
     let Some(layout) = layout(call.number) else { return Err(CaptureError::NotExec(call.number)) };
-    let memory = Memory { tid };
+    let memory = Memory::open(proc, tid)?;
     let path = memory.string(call.arguments[layout.path])?;
     let mut argv = Vec::new();
     let mut left = MOST_BYTES;
@@ -143,8 +143,8 @@ struct Call {
 }
 
 /// The system call that the task is held in, from `/proc/<tid>/syscall`: "running" until the task sleeps.
-fn held_call(tid: i32) -> Result<Call, CaptureError> {
-    let path = format!("/proc/{tid}/syscall");
+fn held_call(proc: &HostProc, tid: i32) -> Result<Call, CaptureError> {
+    let path = proc.path(tid, "syscall");
     let started = Instant::now();
     let mut turns = 0u32;
     loop {
@@ -177,33 +177,27 @@ fn parse_call(text: &str) -> Option<Call> {
     (number >= 0).then_some(Call { number, arguments })
 }
 
+/// What a task has mapped, as `/proc/<tid>/mem` shows it: by the pids of that procfs, which `process_vm_readv` would not
+/// take from another pid namespace.
 struct Memory {
-    tid: i32,
+    file: File,
 }
 
 impl Memory {
-    /// Reads up to `into.len()` bytes; fewer where the mapping ends. At least one byte, or an error.
-    fn read(&self, at: u64, into: &mut [u8]) -> Result<usize, CaptureError> {
-        // The kernel reads an iovec of the other process page by page and stops at the first that is not there; asking
-        // for no more than what lies in consecutive pages keeps a string at a mapping's end readable.
-        match self.read_once(at, into) {
-            Ok(0) => Err(CaptureError::Io(READ, io::Error::from_raw_os_error(libc::EFAULT))),
-            Ok(n) => Ok(n),
-            Err(e) if e.raw_os_error() == Some(libc::EFAULT) && into.len() > PAGE => {
-                let in_page = PAGE - (at as usize % PAGE);
-                self.read(at, &mut into[..in_page])
-            }
-            Err(e) => Err(gone_or(READ, e)),
-        }
+    fn open(proc: &HostProc, tid: i32) -> Result<Memory, CaptureError> {
+        let file = File::open(proc.path(tid, "mem")).map_err(|e| gone_or(READ, e))?;
+        Ok(Memory { file })
     }
 
-    fn read_once(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-        let remote = libc::iovec { iov_base: at as usize as *mut libc::c_void, iov_len: into.len() };
-        // SAFETY: `local` describes `into`, which is writable for its whole length; `remote` is an address of the other
-        // process, which the kernel checks.
-        let n = unsafe { libc::process_vm_readv(self.tid, &raw const local, 1, &raw const remote, 1, 0) };
-        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    /// Reads up to `into.len()` bytes; fewer where the mapping ends, for the kernel reads page by page. At least one byte,
+    /// or an error.
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<usize, CaptureError> {
+        match self.file.read_at(into, at) {
+            // Of a task whose memory has gone.
+            Ok(0) => Err(CaptureError::Gone),
+            Ok(n) => Ok(n),
+            Err(e) => Err(gone_or(READ, e)),
+        }
     }
 
     /// A string, which ends at its first zero byte.
@@ -232,11 +226,11 @@ impl Memory {
 
 const READ: &str = "cannot read the caller's memory";
 
-fn open_link(tid: i32, name: &str) -> Result<OwnedFd, CaptureError> {
+fn open_link(proc: &HostProc, tid: i32, name: &str) -> Result<OwnedFd, CaptureError> {
     File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(format!("/proc/{tid}/{name}"))
+        .open(proc.path(tid, name))
         .map(OwnedFd::from)
         .map_err(|e| gone_or("cannot open the caller's root or working directory", e))
 }

@@ -1,18 +1,23 @@
 //! Who is executing, and with which arguments: a held exec → [`ExecRecord`].
 //!
-//! One backend so far, [`memory`]: the held task sleeps inside execve with its memory mapped and its registers saved.
+//! The held task sleeps inside execve with its memory mapped and its registers saved, so [`memory`] reads them there. Who
+//! the task is the kernel's event says, or where that number is another pid namespace's, the BPF look-up
+//! ([`crate::lookup`]). [`Capture`] chooses, by trial.
 
+mod choice;
 mod memory;
+mod probe;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::choice::Capture;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use fanotify::InodeId;
 
-use crate::proc::TaskFacts;
+use crate::proc::{HostProc, TaskFacts};
 
 /// Everything that is known of a held execution, read while it is held.
 #[derive(Debug)]
@@ -57,23 +62,23 @@ impl std::fmt::Display for CaptureError {
 }
 
 /// Reads the execution that `tid` is held in. It may wait for the caller's pages to come from its disk.
-pub(crate) fn capture(tid: i32) -> Result<ExecRecord, CaptureError> {
-    memory::capture(tid)
+pub(crate) fn capture(proc: &HostProc, tid: i32) -> Result<ExecRecord, CaptureError> {
+    memory::capture(proc, tid)
 }
 
 /// Reads an execution that could not be held (no descriptor was left), from what the process has become.
 ///
 /// It waits a moment for the exec to be done: until then the process is still its caller.
-pub(crate) fn passed(tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
-    memory::passed(tid, inode)
+pub(crate) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
+    memory::passed(proc, tid, inode)
 }
 
 /// Reads the arguments only.
-pub(crate) fn arguments(tid: i32) -> Result<Vec<OsString>, CaptureError> {
-    memory::arguments(tid).map(|(_, argv)| argv)
+pub(crate) fn arguments(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
+    memory::arguments(proc, tid).map(|(_, argv)| argv)
 }
 
 /// The arguments of a process after its exec, which are its own memory: its words, not its caller's any more.
-pub(crate) fn command_line(tid: i32) -> Result<Vec<OsString>, CaptureError> {
-    memory::command_line(tid)
+pub(crate) fn command_line(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
+    memory::command_line(proc, tid)
 }

@@ -19,6 +19,7 @@ use fanotify::{Event, Group};
 use testkit::{Scratch, need, watchdog};
 
 use super::{CaptureError, ExecRecord, capture};
+use crate::proc::HostProc;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -67,7 +68,7 @@ fn while_held<T>(program: &Program, count: usize, mut check: Box<Check>, call: i
             for event in events.drain(..) {
                 let Event::Permission(event) = event else { panic!("{event:?}") };
                 seen += 1;
-                check(event.task(), capture(event.task()));
+                check(event.task(), capture(&HostProc::default(), event.task()));
                 // Gone already where the test has killed it.
                 let _ = event.allow();
             }
@@ -172,7 +173,7 @@ fn who_executes_and_from_where() {
         assert_eq!((record.path.as_os_str(), record.argv.len()), (expected.as_os_str(), 2));
         assert_eq!((task.tid, task.tgid, task.ppid), (tid, tid, std::process::id().cast_signed()));
         assert_eq!((task.uid, task.euid, task.fsuid, task.own_pid), (0, 0, 0, tid));
-        let own = crate::proc::task_facts(std::process::id().cast_signed()).unwrap();
+        let own = HostProc::default().task_facts(std::process::id().cast_signed()).unwrap();
         assert_eq!((task.mnt_ns, task.user_ns, task.pid_ns), (own.mnt_ns, own.user_ns, own.pid_ns));
         assert!(task.start_time > own.start_time);
         let inode = |file: File| file.metadata().map(|m| (m.dev(), m.ino())).unwrap();
@@ -561,7 +562,7 @@ fn a_caller_that_is_killed_while_it_is_held() {
         ready.send(tid).unwrap();
         // Held or dying or awaited: whatever it is, an answer comes, and where it is an error it says so.
         for _ in 0..100 {
-            match capture(tid) {
+            match capture(&HostProc::default(), tid) {
                 Ok(record) => assert_eq!(record.argv, ["true"]),
                 Err(CaptureError::Gone) => return,
                 Err(error) => assert!(!error.to_string().is_empty()),

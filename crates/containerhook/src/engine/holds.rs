@@ -1,5 +1,6 @@
 //! What is held, from its event to its answer.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -33,9 +34,14 @@ impl Engine {
                 self.log.log(Level::Warn, line);
                 // It goes on by itself, and is told of what can still be seen of it.
                 if let Some(marked) = passed.inode().and_then(|inode| self.runtimes.get(&inode)) {
-                    let (tid, binary) = (passed.task(), Arc::clone(&marked.binary));
-                    let life = self.lifecycle.new_id();
-                    self.workers.submit(Job::Passed { life, tid, binary, at, time });
+                    let binary = Arc::clone(&marked.binary);
+                    match self.capture.passed(passed.task()) {
+                        Ok(tid) => {
+                            let life = self.lifecycle.new_id();
+                            self.workers.submit(Job::Passed { life, tid, binary, at, time });
+                        }
+                        Err(why) => self.unplaced(&binary.path, &why, time),
+                    }
                 }
             }
             Event::Refused(refused) => {
@@ -48,7 +54,15 @@ impl Engine {
     pub(super) fn held(&mut self, event: PermissionEvent, at: Instant, time: SystemTime) {
         // Answered by being dropped, wherever this returns without keeping it.
         let Ok(inode) = event.inode() else { return };
-        let tid = event.task();
+        let tid = match self.capture.who(&event) {
+            Ok(Some(tid)) => tid,
+            Ok(None) => return,
+            Err(why) => {
+                drop(event);
+                let path = self.runtimes.get(&inode).map(|marked| marked.binary.path.clone());
+                return self.unplaced(&path.unwrap_or_else(|| "a container's entrypoint".into()), &why, time);
+            }
+        };
         if self.lifecycle.knows(tid).is_some_and(|process| self.exits.is_alive(process)) {
             // A runtime that executes itself again, or what it was asked to run.
             if !self.entries.contains_key(&inode) {
@@ -70,6 +84,12 @@ impl Engine {
         self.holds.insert(hold, Held::Exec(event));
         self.reading.push_back((at + self.patience, hold));
         self.workers.submit(job);
+    }
+
+    /// An execution of which nobody knows whose it is.
+    fn unplaced(&mut self, path: &Path, why: &str, time: SystemTime) {
+        let why = format!("an execution of {} could not be read: {why}", path.display());
+        self.apply(Input::Lost { why, time });
     }
 
     /// Lets go what a worker could not read in time.

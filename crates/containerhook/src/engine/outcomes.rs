@@ -7,7 +7,6 @@ use super::{Engine, MOST_NAMES};
 use crate::exit::Process;
 use crate::lifecycle::{Existing, Init, Input, Verb};
 use crate::outlet::Level;
-use crate::proc;
 use crate::work::{Found, Job, Outcome, inode_of};
 
 impl Engine {
@@ -127,6 +126,10 @@ impl Engine {
             }
             Outcome::Cgroup { process, cgroup } => self.apply(Input::Cgroup { process, cgroup }),
             Outcome::Counted { process, oom_killed } => self.counted(process, oom_killed),
+            Outcome::Unkillable { process, why } => {
+                self.killed.remove(&process);
+                self.apply(Input::Unkillable { process, why });
+            }
             Outcome::Ended { process, status, time } => {
                 self.apply(Input::Ended { process, status, time });
                 self.forget(process);
@@ -139,7 +142,7 @@ impl Engine {
                 }
                 for init in strangers {
                     let (search, time) = (self.search.clone(), SystemTime::now());
-                    let ancestors = proc::ancestors(init.pid);
+                    let ancestors = self.proc.ancestors(init.pid);
                     if !self.lifecycle.tells_of(init, &ancestors) {
                         self.looks += 1;
                         self.workers.submit(Job::Stranger { init, ancestors, search, existing: true, time });

@@ -13,6 +13,7 @@ use super::{
     BELL, EXECS, EXITS, Engine, GROUP, Mailbox, Message, PATIENCE, WORKERS, WORKERS_FOR_ANYBODY, Workers,
 };
 use crate::bpf::Loader;
+use crate::capture::Capture;
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
@@ -23,7 +24,7 @@ use crate::memory::{self, Memory, Remembered};
 use crate::notifier::Settings;
 use crate::outlet::Inlet;
 use crate::pool::Pool;
-use crate::proc;
+use crate::proc::HostProc;
 use crate::runtime::Search;
 use crate::sys::{Bell, Poll};
 use crate::work::{Ward, Worker};
@@ -60,12 +61,15 @@ impl Engine {
         let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();
-        let mut loader = Loader::new();
-        let (exits, said) = Exits::open(settings.exit_backend.into(), &mut loader)
+        let proc = HostProc::of(&settings.host_root);
+        let mut loader = Loader::for_pids_of(&proc);
+        let (capture, said) = Capture::open(settings.capture_backend, &group, &proc, &mut loader)?;
+        warnings.extend(said);
+        let (exits, said) = Exits::open_for(settings.exit_backend.into(), &mut loader, &proc)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
         warnings.extend(said);
         let exec_watch = if settings.exec_watch != Some(false) {
-            ExecWatch::open(&mut loader)
+            ExecWatch::open_for(&mut loader, &proc)
                 .map_err(|refused| {
                     warnings.push(format!("containers that no mark held will not be seen: {refused}"));
                 })
@@ -84,13 +88,18 @@ impl Engine {
         if let Some(exec_watch) = &exec_watch {
             watch(exec_watch.fd(), EXECS)?;
         }
-        let user_ns = proc::namespace(1, "user")
-            .or_else(|_| proc::namespace(std::process::id().cast_signed(), "user"))
+        let user_ns = proc
+            .host_namespace("user")
+            .or_else(|_| proc.namespace(proc.own_pid(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
         let pool = |name, ward, most| {
-            let worker =
-                Worker { group: Arc::downgrade(&group), user_ns, host_root: settings.host_root.clone() };
+            let worker = Worker {
+                group: Arc::downgrade(&group),
+                user_ns,
+                host_root: settings.host_root.clone(),
+                proc: proc.clone(),
+            };
             let post = Arc::clone(&mailbox);
             let work = move |_, job| {
                 if let Some(outcome) = worker.run(job, ward) {
@@ -122,12 +131,15 @@ impl Engine {
             deadlines: settings.deadlines,
             deadline: settings.deadline,
             on_timeout: settings.on_timeout,
+            proc: proc.clone(),
         };
         let mut engine = Engine {
             group,
             poll,
             bell: mailbox,
             inbox,
+            proc,
+            capture,
             exits,
             exec_watch,
             started: own_start_time(),
@@ -175,7 +187,7 @@ impl Engine {
 
     /// Tells what an earlier listener has left untold.
     fn recall(&mut self, path: PathBuf) -> Result<(), Error> {
-        let remembered = memory::recall(&path).unwrap_or_else(|error| {
+        let remembered = memory::recall(&path, &self.proc).unwrap_or_else(|error| {
             self.warn(format!("what {} remembers is not read: {error}", path.display()));
             Remembered::default()
         });
@@ -184,11 +196,11 @@ impl Engine {
         self.memory = Some(memory);
         let time = SystemTime::now();
         for known in remembered.ended {
-            let (key, container, _) = known.restore();
+            let (key, container, _) = known.restore(&self.proc);
             self.apply(Input::Vanished(Box::new(Vanished { key, container, time })));
         }
         for known in remembered.running {
-            let (key, container, process) = known.restore();
+            let (key, container, process) = known.restore(&self.proc);
             self.apply(Input::Existing(Box::new(Existing { key, container, process, time })));
         }
         Ok(())

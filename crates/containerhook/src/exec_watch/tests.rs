@@ -6,6 +6,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
 use super::*;
 use crate::bpf::testing::{skip, skipped};
 use crate::exit::{Choice, Exits};

@@ -12,6 +12,9 @@
 //!
 //! A program cannot see a process that is past its tracepoint, and a table can be full: such a process gets a pidfd, and
 //! whichever comes first counts. `/proc/PID/stat` is read once when a watch begins and at most twice when it ends, never polled.
+//!
+//! Where the pids are those of another pid namespace, the host's, no pidfd can be had: only BPF will do. A process that may be
+//! past the tracepoint is about to be gone, and is looked at again, ever later, until it is; a full table refuses the watch.
 
 mod record;
 mod stat;
@@ -21,17 +24,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use self::record::{Record, Records};
-use self::stat::Proc;
+use self::stat::{Proc, Stat};
 use self::sys::{Bell, Epoll, Interest, Ready};
 use crate::bpf::{Loader, Refused};
+use crate::proc::HostProc;
 
 /// How long an end waits for its status where the parent has not reaped yet and the kernel shows it only then.
 const REAP_GRACE: Duration = Duration::from_millis(100);
+
+/// How soon a process without a pidfd that is exiting is looked at again, the first time and at last.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(1)];
 
 /// Tokens above any pid.
 const BELL: u64 = u64::MAX;
@@ -93,6 +99,12 @@ pub(crate) enum OpenError {
     /// PIDFD_GET_INFO was asked for.
     #[error("exits by PIDFD_GET_INFO: this kernel does not tell exit codes so (Linux 6.15 does)")]
     PidfdInfo,
+    /// The listener is in another pid namespace.
+    #[error(
+        "the ends of processes of another pid namespace are learned by BPF only{}",
+        .0.as_ref().map(|refused| format!(": {refused}")).unwrap_or_default()
+    )]
+    Foreign(Option<Refused>),
     /// Not even pidfds.
     #[error("exits by pidfd: {0}")]
     Pidfd(#[source] io::Error),
@@ -131,21 +143,25 @@ struct Watched {
     start_time: u64,
     /// `None` where a BPF record is sure to come.
     pidfd: Option<OwnedFd>,
-    /// It is dead, and until then its status is waited for.
+    /// It is dead, and until then its status is waited for; or it is exiting, and looked at again then.
     deadline: Option<Instant>,
+    /// How long the next look will wait.
+    pause: Duration,
 }
 
 impl Exits {
-    /// The backend that was asked for, or with [`Choice::Auto`] the best that works and a warning for each that does not.
+    /// For the processes of our own pid namespace.
+    #[cfg(test)]
     pub(crate) fn open(choice: Choice, bpf: &mut Loader) -> Result<(Exits, Vec<String>), OpenError> {
-        Exits::open_for(choice, bpf, Path::new("/proc"))
+        Exits::open_for(choice, bpf, &HostProc::default())
     }
 
-    /// The same where pids are those of another `/proc`, such as the host's. Only BPF can watch those.
+    /// The backend that was asked for, or with [`Choice::Auto`] the best that works and a warning for each that does not.
+    /// Where pids are those of another pid namespace, the host's, only BPF can watch them.
     pub(crate) fn open_for(
         choice: Choice,
         bpf: &mut Loader,
-        proc: &Path,
+        proc: &HostProc,
     ) -> Result<(Exits, Vec<String>), OpenError> {
         let mut warnings = Vec::new();
         let mut exits = Exits {
@@ -170,12 +186,16 @@ impl Exits {
                     exits.records = Some(records);
                     return Ok((exits, warnings));
                 }
+                Err(refused) if proc.is_foreign() => return Err(OpenError::Foreign(Some(refused))),
                 Err(refused) if choice == Choice::Bpf => return Err(refused.into()),
                 Err(refused) => {
                     warnings
                         .push(format!("exits are not recorded by BPF, pidfds are used instead: {refused}"));
                 }
             }
+        }
+        if proc.is_foreign() {
+            return Err(OpenError::Foreign(None));
         }
         if choice != Choice::Pidfd {
             exits.status_by_pidfd = sys::pidfd_tells_exit_status().map_err(OpenError::Pidfd)?;
@@ -240,7 +260,9 @@ impl Exits {
         }
 
         let recorded = self.records.as_mut().is_some_and(|records| records.insert(process).is_ok());
-        self.watched.insert(pid, Watched { start_time: process.start_time, pidfd: None, deadline: None });
+        let watched =
+            Watched { start_time: process.start_time, pidfd: None, deadline: None, pause: LOOK_AGAIN[0] };
+        self.watched.insert(pid, watched);
         // The table is written before this look, and a process is marked as exiting before it reaches the tracepoint: one
         // that is not marked now will find itself in the table.
         match self.proc.look(pid) {
@@ -248,7 +270,7 @@ impl Exits {
                 Ok(process)
             }
             Ok(Some(now)) if now.start_time == process.start_time => {
-                self.watch_by_pidfd(process).inspect_err(|_| self.forget(process))
+                self.watch_otherwise(process, &now).inspect_err(|_| self.forget(process))
             }
             Ok(_) => {
                 self.give_up_on(process);
@@ -259,6 +281,27 @@ impl Exits {
                 Err(WatchError::Refused(error))
             }
         }
+    }
+
+    /// Watches one that its record may have missed, or that has no place in the table.
+    fn watch_otherwise(&mut self, process: Process, now: &Stat) -> Result<Process, WatchError> {
+        if !self.proc.is_foreign() {
+            return self.watch_by_pidfd(process);
+        }
+        if !now.is_exiting() {
+            return Err(WatchError::Refused(io::Error::from_raw_os_error(libc::ENOSPC)));
+        }
+        self.look_later(process.pid);
+        Ok(process)
+    }
+
+    /// Looks again at one that is exiting and has no pidfd.
+    fn look_later(&mut self, pid: i32) {
+        let Some(watched) = self.watched.get_mut(&pid) else { return };
+        let deadline = Instant::now() + watched.pause;
+        watched.pause = (watched.pause * 2).min(LOOK_AGAIN[1]);
+        watched.deadline = Some(deadline);
+        self.unreaped.insert((deadline, pid));
     }
 
     /// Watches by a pidfd, besides or in place of the table.
@@ -336,7 +379,11 @@ impl Exits {
     }
 
     /// Sends a signal to this very process; ESRCH where it is gone, whoever has its pid now.
+    /// Without a pidfd, as in another pid namespace than the process's: EXDEV.
     pub(crate) fn kill(&self, process: Process, signal: i32) -> io::Result<()> {
+        if self.proc.is_foreign() {
+            return Err(io::Error::from_raw_os_error(libc::EXDEV));
+        }
         let pidfd = sys::pidfd_open(process.pid)?;
         // In this order: the pidfd holds on to a process, and this says whether it is the one.
         match self.proc.look(process.pid)? {
@@ -403,7 +450,8 @@ impl Exits {
 
     /// After records were lost: one that is about to end, or has, gets a pidfd.
     fn look_again(&mut self, process: Process) {
-        if self.watched.get(&process.pid).is_none_or(|watched| watched.pidfd.is_some()) {
+        let looked_for = |watched: &Watched| watched.pidfd.is_some() || watched.deadline.is_some();
+        if self.watched.get(&process.pid).is_none_or(looked_for) {
             return;
         }
         match self.proc.look(process.pid) {
@@ -411,7 +459,7 @@ impl Exits {
             // It is more likely to live than not.
             Err(_) => {}
             Ok(Some(now)) if now.start_time == process.start_time => {
-                if self.watch_by_pidfd(process).is_err() {
+                if self.watch_otherwise(process, &now).is_err() {
                     let status = now.is_dead().then(|| self.proc.exit_status(process)).flatten();
                     self.end(process, status);
                 }
@@ -446,10 +494,26 @@ impl Exits {
                 return;
             }
             self.unreaped.pop_first();
-            if let Some(watched) = self.watched.get(&pid) {
-                let status = watched.pidfd.as_ref().and_then(|pidfd| sys::pidfd_exit_status(pidfd.as_fd()));
-                self.end(Process { pid, start_time: watched.start_time }, status);
+            let Some(watched) = self.watched.get(&pid) else { continue };
+            let process = Process { pid, start_time: watched.start_time };
+            match &watched.pidfd {
+                Some(pidfd) => self.end(process, sys::pidfd_exit_status(pidfd.as_fd())),
+                None => self.look_once_more(process),
             }
+        }
+    }
+
+    fn look_once_more(&mut self, process: Process) {
+        match self.proc.look(process.pid) {
+            Ok(Some(now)) if now.start_time == process.start_time && !now.is_dead() => {
+                self.look_later(process.pid);
+            }
+            Ok(Some(now)) if now.start_time == process.start_time => {
+                self.read_records();
+                self.end(process, self.proc.exit_status(process));
+            }
+            Ok(_) => self.give_up_on(process),
+            Err(_) => self.look_later(process.pid),
         }
     }
 

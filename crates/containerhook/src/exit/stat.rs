@@ -1,8 +1,8 @@
 //! One look at `/proc/PID/stat`: who a process is, and whether it still lives. Never polled.
 
+use crate::proc::HostProc;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
 
 use super::Process;
 
@@ -60,13 +60,18 @@ impl Stat {
 /// A mounted `/proc` whose pids are the ones that are watched.
 #[derive(Debug)]
 pub(super) struct Proc {
-    root: PathBuf,
+    proc: HostProc,
     shows_exit_codes: bool,
 }
 
 impl Proc {
-    pub(super) fn new(root: &Path) -> Proc {
-        Proc { root: root.to_owned(), shows_exit_codes: may_ptrace() }
+    pub(super) fn new(proc: &HostProc) -> Proc {
+        Proc { proc: proc.clone(), shows_exit_codes: may_ptrace() }
+    }
+
+    /// Whether the pids are another namespace's, where no pidfd can be had.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.proc.is_foreign()
     }
 
     /// What is known of the process that has this pid now; `None` where there is none.
@@ -80,7 +85,7 @@ impl Proc {
             Some(libc::ENOENT | libc::ESRCH) => Ok(None),
             _ => Err(error),
         };
-        let mut file = match File::open(self.root.join(pid.to_string()).join("stat")) {
+        let mut file = match File::open(self.proc.path(pid, "stat")) {
             Ok(file) => file,
             Err(error) => return gone(error),
         };
@@ -164,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_line_of_one_that_was_reaped_meanwhile_has_no_code() {
-        let proc = Proc { root: "/proc".into(), shows_exit_codes: true };
+        let proc = Proc { proc: HostProc::default(), shows_exit_codes: true };
         // What a listener saw under load of a process that had exited with 3.
         let line = LINE.replace(") S ", ") Z ").replace(" 20 0 1 0 ", " 20 0 0 0 ").replace(" 256\n", " 0\n");
         let stat = Stat::parse(line.as_bytes()).unwrap();
@@ -186,7 +191,7 @@ mod tests {
 
     #[test]
     fn we_find_ourselves_and_nobody_at_zero() {
-        let proc = Proc::new(Path::new("/proc"));
+        let proc = Proc::new(&HostProc::default());
         assert!(proc.stat(std::process::id() as i32).is_some_and(|s| !s.is_exiting() && s.start_time > 0));
         assert_eq!(proc.stat(0), None);
         assert_eq!(proc.stat(-1), None);

@@ -364,7 +364,11 @@ fn race(choice: Choice, rounds: u32, reap_at_once: bool) {
 
 /// `kept`: the ends of the young are kept, as while a runtime makes a process.
 fn race_in(choice: Choice, rounds: u32, reap_at_once: bool, kept: bool) {
-    let Some(mut exits) = open("a_watch_during_exit_is_never_lost", choice) else { return };
+    let Some(exits) = open("a_watch_during_exit_is_never_lost", choice) else { return };
+    race_with(exits, &format!("{choice:?}"), rounds, reap_at_once, kept);
+}
+
+fn race_with(mut exits: Exits, how: &str, rounds: u32, reap_at_once: bool, kept: bool) {
     let runtime = Process { pid: 1, start_time: 0 };
     if kept {
         exits.makes(runtime);
@@ -408,7 +412,7 @@ fn race_in(choice: Choice, rounds: u32, reap_at_once: bool, kept: bool) {
     }
     assert_silent(&mut exits, Duration::from_millis(20));
     println!(
-        "{choice:?}: reaped at once {reap_at_once}: {told} told, {unknown} of them without status, {gone} gone"
+        "{how}: reaped at once {reap_at_once}: {told} told, {unknown} of them without status, {gone} gone"
     );
     assert!(reap_at_once || gone == 0);
     assert!((reap_at_once && !kept) || unknown == 0);
@@ -459,6 +463,53 @@ fn an_end_before_its_pid_is_known_is_recalled() {
     assert_eq!(exits.recall(after, runtime), None);
     exits.unwatch(runtime);
     assert_silent(&mut exits, Duration::from_millis(20));
+}
+
+/// In another pid namespace than the listener's a process has no pidfd.
+fn open_foreign(test: &str, mut loader: Loader) -> Option<Exits> {
+    match Exits::open_for(Choice::Auto, &mut loader, &HostProc::pretend_foreign()) {
+        Ok((exits, _)) => Some(exits),
+        Err(error) => {
+            skip(test, &error.to_string());
+            None
+        }
+    }
+}
+
+#[test]
+fn a_watch_during_exit_is_never_lost_without_pidfds() {
+    for reap_at_once in [false, true] {
+        let test = "a_watch_during_exit_is_never_lost_without_pidfds";
+        let Some(exits) = open_foreign(test, Loader::new()) else { return };
+        race_with(exits, "BPF without pidfds", 500, reap_at_once, false);
+    }
+}
+
+#[test]
+fn without_pidfds_nothing_is_half() {
+    let test = "without_pidfds_nothing_is_half";
+    let foreign = HostProc::pretend_foreign();
+    for choice in [Choice::PidfdInfo, Choice::Pidfd] {
+        let error = Exits::open_for(choice, &mut Loader::new(), &foreign).err().expect("no pidfd can be had");
+        assert!(error.to_string().contains("by BPF only"), "{error}");
+    }
+    // A table that is full refuses, and does not take a process whose end nobody would tell.
+    let Some(mut exits) = open_foreign(test, Loader::new().with_size("watched", 1)) else { return };
+    let [mut first, second] = [Child::new(act_exit, 3), Child::new(act_exit, 4)];
+    exits.watch(first.pid).unwrap();
+    assert!(matches!(exits.watch(second.pid), Err(WatchError::Refused(_))));
+    let error = exits.kill(exits_process(first.pid), libc::SIGKILL).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EXDEV));
+    first.go();
+    let process = exits_process(second.pid);
+    let ended = collect(&mut exits, 1);
+    assert_eq!(ended[0].status, Some(first.reap()));
+    assert_eq!(exits.watch(second.pid).unwrap(), process);
+}
+
+fn exits_process(pid: i32) -> Process {
+    let start_time = HostProc::default().stat(pid).unwrap().start_time;
+    Process { pid, start_time }
 }
 
 /// The same for as long as it takes to believe it.
@@ -669,7 +720,9 @@ fn what_ten_thousand_watches_cost() {
     for pid in 5_000_000..5_010_000 {
         let process = Process { pid, start_time: 1 };
         records.insert(process).unwrap();
-        exits.watched.insert(pid, Watched { start_time: 1, pidfd: None, deadline: None });
+        exits
+            .watched
+            .insert(pid, Watched { start_time: 1, pidfd: None, deadline: None, pause: LOOK_AGAIN[0] });
     }
     println!("10,000 watched in {:?}: {} {}", start.elapsed(), status("VmRSS"), kernel());
     let cpu = || {

@@ -11,7 +11,7 @@ use crate::bpf::testing::{skip, skipped};
 use crate::exec_watch::ExecWatch;
 use crate::exec_watch::tests::{Container, kill};
 use crate::exit::Process;
-use crate::proc;
+use crate::proc::HostProc;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -92,15 +92,17 @@ fn guardian_of(parent: i32) -> Process {
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .find(|pid| {
-            proc::stat(*pid).is_ok_and(|stat| stat.ppid == parent)
-                && proc::comm(*pid).is_ok_and(|name| name == "ch-guardian")
+            HostProc::default().stat(*pid).is_ok_and(|stat| stat.ppid == parent)
+                && HostProc::default().comm(*pid).is_ok_and(|name| name == "ch-guardian")
         });
     let pid = pid.expect("a guardian");
-    Process { pid, start_time: proc::stat(pid).unwrap().start_time }
+    Process { pid, start_time: HostProc::default().stat(pid).unwrap().start_time }
 }
 
 fn is_there(process: Process) -> bool {
-    proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time && stat.state != b'Z')
+    HostProc::default()
+        .stat(process.pid)
+        .is_ok_and(|stat| stat.start_time == process.start_time && stat.state != b'Z')
 }
 
 /// The stopped process of this container: its bundle is its root's parent.
@@ -110,7 +112,7 @@ fn stopped(container: &Container) -> Option<i32> {
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .find(|pid| {
-            proc::stat(*pid).is_ok_and(|stat| stat.state == b'T')
+            HostProc::default().stat(*pid).is_ok_and(|stat| stat.state == b'T')
                 && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("bin/busybox"))
                 && fs::metadata(format!("/proc/{pid}/root/marker"))
                     .is_ok_and(|m| is_same(&m, &root.join("marker")))
@@ -149,7 +151,7 @@ fn a_stopped_container_goes_on_when_its_listener_is_killed() {
 }
 
 fn start_of(listener: &Listener) -> u64 {
-    proc::stat(listener.child.id() as i32).unwrap().start_time
+    HostProc::default().stat(listener.child.id() as i32).unwrap().start_time
 }
 
 #[test]

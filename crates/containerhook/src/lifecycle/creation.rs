@@ -193,7 +193,7 @@ impl Lifecycle {
         life.start_seen = Some(command.time);
         let wait = match life.gate {
             Gate::Shut => life.verb == Verb::Create && !life.start_passed,
-            Gate::Refused => !life.init_ended,
+            Gate::Refused => !life.init_ended && !life.unkillable,
             Gate::Open => false,
         };
         if wait && command.held {
@@ -261,6 +261,28 @@ impl Lifecycle {
         }
     }
 
+    /// The init of a refused container stays: what waits for its end is answered now.
+    pub(super) fn unkillable(&mut self, process: Process, why: &str, out: &mut Vec<Action>) {
+        let Some(id) = self.init_of(process) else { return };
+        let Some(life) = self.lives.get_mut(&id).filter(|life| life.gate == Gate::Refused) else { return };
+        life.unkillable = true;
+        let refusal = life.refusal();
+        let starts = std::mem::take(&mut life.starts);
+        let instead = if refusal.is_none() {
+            "its first program will be refused in place of its start"
+        } else {
+            "its start will be refused, and its init stays until its engine deletes it"
+        };
+        let line = format!(
+            "container {:?} was refused, and its init, process {}, could not be ended: {why}; {instead}",
+            life.container.id, process.pid
+        );
+        out.push(Action::Log(Level::Warn, line));
+        for (hold, _) in starts {
+            self.answer(hold, refusal, out);
+        }
+    }
+
     /// A file that is some container's entrypoint has been executed.
     pub(super) fn entry(&mut self, entry: Entry, now: Instant, out: &mut Vec<Action>) {
         let is_init = |life: &Life| life.init == Some(entry.process);
@@ -318,6 +340,12 @@ impl Lifecycle {
         out.push(Action::Unmark { life: id, by: Some(hold) });
         let Some(life) = self.lives.get_mut(&id) else { return self.let_go(hold, out) };
         life.marked = false;
+        if life.unkillable {
+            // It was refused before, and this is the first moment at which that can be done.
+            let refusal = life.refusal();
+            life.entered = true;
+            return self.settle(hold, refusal, out);
+        }
         life.entered = true;
         life.started_at = Some(time);
         if let Some((_, at)) = life.awaiting.take() {

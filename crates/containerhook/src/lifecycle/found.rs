@@ -85,7 +85,11 @@ impl Lifecycle {
             return;
         }
         let pid = u32::try_from(process.pid).ok();
-        self.adopt(None, Container { id, pid, ..Container::default() }, process);
+        self.adopt(
+            None,
+            Container { id, pid, proc: self.rules.proc.clone(), ..Container::default() },
+            process,
+        );
         out.push(Action::Watch(process));
         out.push(Action::Learn(process));
     }

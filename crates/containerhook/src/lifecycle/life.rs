@@ -44,6 +44,8 @@ pub(super) struct Life {
     pub(super) init: Option<Process>,
     pub(super) init_ended: bool,
     pub(super) gate: Gate,
+    /// The init of a refused container cannot be ended.
+    pub(super) unkillable: bool,
     /// How a start is denied, if it is.
     pub(super) refused: Refusal,
     /// The `start`s that wait for the gate, and since when.
@@ -91,6 +93,7 @@ impl Life {
             init: None,
             init_ended: false,
             gate: Gate::Shut,
+            unkillable: false,
             refused: Refusal::default(),
             starts: Vec::new(),
             start_passed: false,
@@ -134,9 +137,11 @@ impl Life {
         self.creating() && self.creator_ended.is_none()
     }
 
-    /// The answer to a `start`, where it does not wait.
+    /// The answer to a `start`, where it does not wait. Where the init cannot be ended but its first program can be refused,
+    /// that is refused in place of the `start`: an engine whose `start` fails leaves the init behind.
     pub(super) fn refusal(&self) -> Option<Refusal> {
-        (self.gate == Gate::Refused).then_some(self.refused)
+        let later = self.unkillable && self.marked && !self.init_ended;
+        (self.gate == Gate::Refused && !later).then_some(self.refused)
     }
 
     /// Its first program is still to come.

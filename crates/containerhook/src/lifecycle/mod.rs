@@ -28,6 +28,7 @@ use crate::exit::Process;
 use crate::handler::{Choice, Decision, DenyError};
 use crate::notifier::OnTimeout;
 use crate::outlet::Level;
+use crate::proc::HostProc;
 
 use errand::Errand;
 use lane::Telling;
@@ -203,6 +204,11 @@ pub(crate) enum Input {
     Overflow {
         time: SystemTime,
     },
+    /// The init of a refused container cannot be ended from here.
+    Unkillable {
+        process: Process,
+        why: String,
+    },
     /// A runtime's execution could not be read, and whatever it was for will not be told.
     Lost {
         why: String,
@@ -253,7 +259,7 @@ pub(crate) enum Action {
     /// Report this process's end.
     Watch(Process),
     Unwatch(Process),
-    /// End this process (SIGKILL).
+    /// End this process (SIGKILL); where that cannot be, then `Unkillable`.
     Kill(Process),
     /// The entrypoint's mark is no longer needed; `by`: the hold whose file it is.
     Unmark {
@@ -274,6 +280,8 @@ pub(crate) struct Rules {
     pub(crate) deadlines: HashMap<EventKind, Duration>,
     pub(crate) deadline: Duration,
     pub(crate) on_timeout: OnTimeout,
+    /// Where the processes of containers are seen.
+    pub(crate) proc: HostProc,
 }
 
 impl Rules {
@@ -432,6 +440,7 @@ impl Lifecycle {
             Input::Existing(existing) => self.existing(*existing, now, out),
             Input::Ran { init, ancestors, time } => self.ran(init, &ancestors, time, now, out),
             Input::Untold(untold) => self.untold(*untold, now, out),
+            Input::Unkillable { process, why } => self.unkillable(process, &why, out),
             Input::Lost { why, time } => {
                 out.push(Action::Log(Level::Warn, why.clone()));
                 let event = new_event(EventKind::Lost, time, Arc::default(), None, None);
@@ -486,10 +495,15 @@ impl Lifecycle {
 
     /// Lets an execution go that is of no interest, or not any more.
     fn let_go(&mut self, hold: HoldId, out: &mut Vec<Action>) {
+        self.settle(hold, None, out);
+    }
+
+    /// Answers one that may have had no place among the holds yet.
+    fn settle(&mut self, hold: HoldId, refusal: Option<Refusal>, out: &mut Vec<Action>) {
         if self.holds.contains_key(&hold) {
-            self.answer(hold, None, out);
+            self.answer(hold, refusal, out);
         } else {
-            out.push(Action::Answer { hold, refusal: None });
+            out.push(Action::Answer { hold, refusal });
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::proc::{Proc, Status};
 use super::tree::{Inode, Root};
+use crate::proc::HostProc;
 
 /// Engines beyond this many are not looked at: each costs walks, and anybody may call a process `conmon`.
 const MAX: usize = 4096;
@@ -153,10 +154,10 @@ struct Home {
 impl Home {
     fn of(proc: &Proc, host_root: &Path) -> Self {
         // We are in the host's namespace ourselves where its root is ours; init's may not be ours to see.
-        let pid = if host_root == Path::new("/") { std::process::id() } else { 1 };
+        let own = || proc.namespace(HostProc::of(host_root).own_pid().cast_unsigned(), "mnt");
         let meta = std::fs::metadata(host_root).ok();
         Self {
-            namespace: proc.namespace(pid, "mnt"),
+            namespace: if host_root == Path::new("/") { own() } else { proc.host_namespace("mnt") },
             root: meta.map(|m| Inode { dev: m.dev(), ino: m.ino() }),
         }
     }

@@ -16,6 +16,7 @@ use super::proc::Proc;
 use super::state::{State, parse_crun_status, parse_state_json};
 use super::tree::{Found, Root, Route, Stat, list, stat};
 use super::{Search, file};
+use crate::proc::HostProc;
 
 /// Containers of one state directory.
 const CONTAINERS: usize = 65_536;
@@ -123,8 +124,8 @@ pub(crate) fn strangers(search: &Search, known: &[Existing]) -> Vec<(u32, u64)> 
     let proc = Proc::of(&search.host_root);
     let known: HashSet<u32> = known.iter().map(|e| e.pid).collect();
     // Init's namespace may not be ours to see; then ours has to do, and we are not in a container.
-    let ours = std::process::id();
-    let host = proc.namespace(1, "mnt").or_else(|| proc.namespace(ours, "mnt"));
+    let ours = HostProc::of(&search.host_root).own_pid().cast_unsigned();
+    let host = proc.host_namespace("mnt").or_else(|| proc.namespace(ours, "mnt"));
     let mut strangers = Vec::new();
     for pid in proc.pids() {
         if known.contains(&pid) {

@@ -30,6 +30,7 @@ use rustix::fs::FileType;
 
 pub(crate) use tree::{Born, Inode, Root};
 
+use crate::proc::HostProc;
 use config::Format;
 use tree::{Found, Route, Trail};
 
@@ -97,27 +98,27 @@ pub(crate) struct Binary {
 
 impl Binary {
     /// The executable of a process that turned out to be a runtime.
-    pub(crate) fn of_process(pid: i32) -> Option<Self> {
-        let theirs = PathBuf::from(format!("/proc/{pid}/root"));
+    pub(crate) fn of_process(proc: &HostProc, host_root: &Path, pid: i32) -> Option<Self> {
+        let theirs = proc.path(pid, "root");
         let inode = |m: &std::fs::Metadata| Inode { dev: m.dev(), ino: m.ino() };
-        let shared = inode(&std::fs::metadata(&theirs).ok()?) == inode(&std::fs::metadata("/").ok()?);
-        let root = if shared { Path::new("/") } else { &theirs };
-        let exe = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-        let link = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let shared = inode(&std::fs::metadata(&theirs).ok()?) == inode(&std::fs::metadata(host_root).ok()?);
+        let root = if shared { host_root } else { &theirs };
+        let exe = std::fs::metadata(proc.path(pid, "exe")).ok()?;
+        let link = std::fs::read_link(proc.path(pid, "exe")).ok()?;
         // Runtimes execute themselves again from a mount that is nowhere ("/", crun), or from a copy in memory.
         let copied = link.as_os_str().as_bytes().starts_with(b"/memfd:");
         let is_it = |found: &Self| {
             found.inode == inode(&exe)
                 || copied && std::fs::metadata(&found.host_path).is_ok_and(|file| file.len() == exe.len())
         };
-        let named = Self::named_by_itself(pid);
+        let named = Self::named_by_itself(proc, pid);
         let mut paths = std::iter::once(link).chain(named);
         paths.find_map(|path| rediscover_one(root, &path, Source::Learned).filter(is_it))
     }
 
     /// Where a process's own argument 0 may point to.
-    fn named_by_itself(pid: i32) -> Vec<PathBuf> {
-        let proc = proc::Proc::of(Path::new("/"));
+    fn named_by_itself(proc: &HostProc, pid: i32) -> Vec<PathBuf> {
+        let proc = proc::Proc::by(proc);
         let Ok(pid) = u32::try_from(pid) else { return Vec::new() };
         let Some(word) = proc.cmdline(pid).into_iter().next().filter(|word| !word.is_empty()) else {
             return Vec::new();

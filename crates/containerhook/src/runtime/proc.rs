@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::tree::Inode;
+use crate::proc::HostProc;
 
 /// An argument list or environment beyond this is cut off.
 const WORDS: u64 = 256 * 1024;
@@ -43,6 +44,11 @@ pub(crate) struct Status {
 impl Proc {
     pub(crate) fn of(host_root: &Path) -> Self {
         Self { dir: host_root.join("proc") }
+    }
+
+    /// The same as the other has.
+    pub(crate) fn by(proc: &HostProc) -> Self {
+        Self { dir: proc.dir().to_owned() }
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
@@ -119,6 +125,14 @@ impl Proc {
 
     pub(crate) fn namespace(&self, pid: u32, kind: &str) -> Option<Inode> {
         inode(&self.path(pid, "ns").join(kind))
+    }
+
+    /// One of the host's own.
+    pub(crate) fn host_namespace(&self, kind: &str) -> Option<Inode> {
+        self.namespace(1, kind).or_else(|| {
+            let is_kernel = self.comm(2).is_some_and(|comm| comm == "kthreadd") && self.exe(2).is_none();
+            self.namespace(2, kind).filter(|_| is_kernel)
+        })
     }
 
     pub(crate) fn root(&self, pid: u32) -> Option<Inode> {

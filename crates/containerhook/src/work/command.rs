@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +18,6 @@ use crate::event::{Container, EventKind, ExecProcess, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{self, HoldId, Key};
 use crate::outlet::Level;
-use crate::proc;
 use crate::runtime::{Binary, Role};
 
 /// Words of a command line that are told are cut here.
@@ -239,14 +238,15 @@ impl Worker {
                 Err(error) => container.config_error = Some(error.to_string()),
             }
             made.bundle = opened.dir;
-            describe(&mut container, parent, Some(&made.caller()));
-            let nested = || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), made.task.tgid);
+            describe(&self.proc, &mut container, parent, Some(&made.caller()));
+            let nested =
+                || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), &self.proc, made.task.tgid);
             let through = || {
                 let inside = theirs.as_ref().filter(|_| made.bundle.is_some())?.strip_prefix("/").ok()?;
                 // The shim or conmon outlives the runtime.
-                let lasting = proc::namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
+                let lasting = self.proc.namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
                 let pid = if lasting { parent } else { made.task.tgid };
-                Some(Path::new("/proc").join(pid.to_string()).join("root").join(inside))
+                Some(self.proc.path(pid, "root").join(inside))
             };
             container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
             creation = Some(Arc::new(made));

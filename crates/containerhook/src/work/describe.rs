@@ -4,11 +4,12 @@ use crate::bundle::Caller;
 use crate::config::Config;
 use crate::event::Container;
 use crate::metadata;
-use crate::proc;
+use crate::proc::HostProc;
 
 /// Adds what the configuration, the engine's own files and the caller's parent tell of the container.
-pub(super) fn describe(container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
-    let parent = proc::program(parent);
+pub(super) fn describe(proc: &HostProc, container: &mut Container, parent: i32, caller: Option<&Caller<'_>>) {
+    container.proc = proc.clone();
+    let parent = proc.program(parent);
     let config = container.config.clone();
     let evidence = metadata::Evidence {
         id: &container.id,

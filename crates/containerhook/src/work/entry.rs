@@ -14,9 +14,11 @@ use crate::config::Config;
 use crate::entrypoint;
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, LifeId};
-use crate::proc;
+use crate::proc::HostProc;
 
+#[allow(clippy::too_many_arguments, reason = "the facts of one execution")]
 pub(super) fn entry(
+    proc: &HostProc,
     hold: HoldId,
     tid: i32,
     stopped: bool,
@@ -25,15 +27,16 @@ pub(super) fn entry(
     at: Instant,
     time: SystemTime,
 ) -> Outcome {
-    let task = match proc::task_facts(tid) {
+    let task = match proc.task_facts(tid) {
         Ok(task) => task,
         Err(_) => return Outcome::Passed { hold, why: None },
     };
-    let before = if stopped { Vec::new() } else { capture::command_line(tid).unwrap_or_default() };
-    let args = if stopped { capture::command_line(tid) } else { capture::arguments(tid) }.unwrap_or_default();
+    let command_line = || capture::command_line(proc, tid);
+    let before = if stopped { Vec::new() } else { command_line().unwrap_or_default() };
+    let args = if stopped { command_line() } else { capture::arguments(proc, tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
-    let ancestors = proc::ancestors(task.tgid);
+    let ancestors = proc.ancestors(task.tgid);
     Outcome::Entry(Box::new(lifecycle::Entry {
         hold,
         at,
@@ -123,7 +126,7 @@ impl Worker {
         let root = File::options()
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(format!("/proc/{}/root", init.pid))
+            .open(self.proc.path(init.pid, "root"))
             .map_err(|e| e.to_string())?;
         let entry =
             entrypoint::resolve_in_root(root.as_fd(), config.outline()).map_err(|why| why.to_string())?;

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::event::{Container, ContainerEvent, Record, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::Key;
-use crate::proc;
+use crate::proc::HostProc;
 use crate::runtime::existing::Existing;
 use crate::runtime::{self, Search};
 
@@ -27,19 +27,20 @@ use crate::runtime::{self, Search};
 #[must_use]
 pub fn existing(host_root: &Path) -> Vec<Record> {
     let search = Search { host_root: host_root.to_owned(), ..Search::default() };
+    let proc = HostProc::of(host_root);
     let known = runtime::existing::existing(&search);
     let strangers = runtime::existing::strangers(&search, &known);
     let mut found: Vec<(Process, Container)> = known
         .into_iter()
-        .filter_map(|found| existing_container(&search, found))
+        .filter_map(|found| existing_container(&proc, &search, found))
         .map(|(_, container, process)| (process, container))
         .collect();
-    let user_ns = proc::namespace(std::process::id().cast_signed(), "user").unwrap_or_default();
-    let worker = Worker { group: Weak::new(), user_ns, host_root: host_root.to_owned() };
+    let user_ns = proc.namespace(proc.own_pid(), "user").unwrap_or_default();
+    let worker = Worker { group: Weak::new(), user_ns, host_root: host_root.to_owned(), proc };
     for (pid, start_time) in strangers {
         let Ok(pid) = i32::try_from(pid) else { continue };
         let init = Process { pid, start_time };
-        let ancestors = proc::ancestors(pid);
+        let ancestors = worker.proc.ancestors(pid);
         if let Outcome::Untold { untold, .. } =
             worker.stranger(init, ancestors, &search, true, SystemTime::now())
         {
@@ -56,7 +57,11 @@ pub fn existing(host_root: &Path) -> Vec<Record> {
 }
 
 /// A container that runs already, with what its bundle says.
-pub(super) fn existing_container(search: &Search, found: Existing) -> Option<(Key, Container, Process)> {
+pub(super) fn existing_container(
+    proc: &HostProc,
+    search: &Search,
+    found: Existing,
+) -> Option<(Key, Container, Process)> {
     let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
     let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
     let mut container = Container {
@@ -76,10 +81,10 @@ pub(super) fn existing_container(search: &Search, found: Existing) -> Option<(Ke
     container.bundle = found.bundle;
     container.id = found.id;
     container.name = found.name;
-    let parent = proc::stat(process.pid).map_or(0, |stat| stat.ppid);
+    let parent = proc.stat(process.pid).map_or(0, |stat| stat.ppid);
     let root = File::options().read(true).custom_flags(libc::O_PATH).open(&search.host_root).ok();
     let caller = root.as_ref().map(|root| host_caller(root.as_fd(), found.owner_uid));
-    describe(&mut container, parent, caller.as_ref());
+    describe(proc, &mut container, parent, caller.as_ref());
     let key = Key::new(state_root, container.id.clone().into(), found.owner_uid);
     Some((key, container, process))
 }

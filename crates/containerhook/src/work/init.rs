@@ -7,7 +7,7 @@ use super::{Creation, Found};
 use crate::bundle::state_file;
 use crate::cmdline::{self, Family, StateName};
 use crate::exit::Process;
-use crate::proc;
+use crate::proc::HostProc;
 
 /// How long the parent of an init may take to reap it; there are some that never do.
 const UNTIL_REAPED: Duration = Duration::from_secs(1);
@@ -21,10 +21,10 @@ const UNTIL_NOTED: Duration = Duration::from_millis(100);
 /// the init, `ctr run` asks the shim, hears that the task still is "created", and leaves it there for good. The shim
 /// notes it on another thread than the one that reaps, a moment later, and gives no sign of it: on a loaded host one refusal in
 /// fifty came too early. So a refusal takes its time.
-pub(super) fn until_reaped(process: Process) {
+pub(super) fn until_reaped(proc: &HostProc, process: Process) {
     let end = Instant::now() + UNTIL_REAPED;
     // A pidfd tells of this since Linux 6.9 only (by POLLHUP).
-    while proc::stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time) {
+    while proc.stat(process.pid).is_ok_and(|stat| stat.start_time == process.start_time) {
         if Instant::now() >= end {
             return;
         }
@@ -34,7 +34,7 @@ pub(super) fn until_reaped(process: Process) {
 }
 
 /// Init's pid, by the pid file that the runtime was told to write, else by the runtime's own state.
-pub(super) fn find_init(creation: &Creation) -> Result<Process, String> {
+pub(super) fn find_init(proc: &HostProc, creation: &Creation) -> Result<Process, String> {
     let caller = creation.caller();
     let pid = match &creation.invocation.pid_file {
         Some(path) => state_file::read_pid_file(&caller, path).map_err(|e| e.to_string()),
@@ -42,12 +42,13 @@ pub(super) fn find_init(creation: &Creation) -> Result<Process, String> {
     };
     // Its init has ended already, and was reaped: of this name it was, of what time nobody knows.
     if let Ok(pid) = pid
-        && proc::stat(pid).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && proc.stat(pid).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     {
         return Ok(Process { pid, start_time: 0 });
     }
-    let pid = pid.or_else(|first| pid_by_state(creation).map_err(|second| format!("{first}; {second}")))?;
-    identify(creation, pid).or_else(|why| match proc::stat(pid) {
+    let pid =
+        pid.or_else(|first| pid_by_state(proc, creation).map_err(|second| format!("{first}; {second}")))?;
+    identify(proc, creation, pid).or_else(|why| match proc.stat(pid) {
         // Between the looks.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Process { pid, start_time: 0 }),
         _ => Err(why),
@@ -55,31 +56,31 @@ pub(super) fn find_init(creation: &Creation) -> Result<Process, String> {
 }
 
 /// What a detached `exec` has executed, by the pid file that the runtime was told to write.
-pub(super) fn find_exec(creation: &Creation) -> Found {
+pub(super) fn find_exec(proc: &HostProc, creation: &Creation) -> Found {
     let Some(path) = &creation.invocation.pid_file else {
         return Found::Unknown("its runtime was not told to write down its pid".into());
     };
     match state_file::read_pid_file(&creation.caller(), path) {
         Err(error) => Found::Unknown(error.to_string()),
-        Ok(pid) if proc::stat(pid).is_err() => Found::Gone(pid),
-        Ok(pid) => match identify(creation, pid) {
+        Ok(pid) if proc.stat(pid).is_err() => Found::Gone(pid),
+        Ok(pid) => match identify(proc, creation, pid) {
             Ok(process) => Found::Process(process),
             // Between the looks.
-            Err(_) if proc::stat(pid).is_err() => Found::Gone(pid),
+            Err(_) if proc.stat(pid).is_err() => Found::Gone(pid),
             Err(why) => Found::Unknown(why),
         },
     }
 }
 
 /// The process that a runtime's file names, if it can be what the runtime has made.
-fn identify(creation: &Creation, pid: i32) -> Result<Process, String> {
-    let stat = proc::stat(pid).map_err(|e| format!("process {pid} cannot be read: {e}"))?;
+fn identify(proc: &HostProc, creation: &Creation, pid: i32) -> Result<Process, String> {
+    let stat = proc.stat(pid).map_err(|e| format!("process {pid} cannot be read: {e}"))?;
     // A file that was left there by an earlier container, or is a lie, names a process that was there before.
     if stat.start_time < creation.task.start_time {
         return Err(format!("process {pid}, which it names, was there before the container"));
     }
     if !creation.trusted {
-        let facts = proc::task_facts(pid).map_err(|e| format!("process {pid} cannot be read: {e}"))?;
+        let facts = proc.task_facts(pid).map_err(|e| format!("process {pid} cannot be read: {e}"))?;
         // Whoever has no rights over a process cannot make it a container of its own.
         let own = facts.user_ns == creation.task.user_ns
             || facts.uid == creation.task.uid
@@ -93,7 +94,7 @@ fn identify(creation: &Creation, pid: i32) -> Result<Process, String> {
 
 /// What the runtime has written, in its own family's file, else in that of any: a wrapper may have the name of one
 /// family and execute another, and a runtime's file may be called anything.
-fn pid_by_state(creation: &Creation) -> Result<i32, String> {
+fn pid_by_state(proc: &HostProc, creation: &Creation) -> Result<i32, String> {
     let Creation { invocation, task, .. } = creation;
     let id = invocation.id.as_deref().ok_or("it has no id")?;
     let mut families = vec![invocation.family, Family::Runc, Family::Crun, Family::Youki];
@@ -111,7 +112,7 @@ fn pid_by_state(creation: &Creation) -> Result<i32, String> {
             Err(error) => Err(error.to_string()),
         };
         // In another runtime's folder a container of this id may be an older one.
-        let is_news = |pid: i32| proc::stat(pid).is_ok_and(|stat| stat.start_time >= task.start_time);
+        let is_news = |pid: i32| proc.stat(pid).is_ok_and(|stat| stat.start_time >= task.start_time);
         match pid {
             Ok(pid) if family == invocation.family || is_news(pid) => return Ok(pid),
             Ok(_) => {}

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fanotify::Mark;
@@ -16,7 +16,6 @@ use crate::event::{Container, Runtime};
 use crate::exit::Process;
 use crate::lifecycle::{Key, Untold};
 use crate::marker;
-use crate::proc;
 use crate::runtime::{self, Binary, Role, Search, Source};
 use crate::stranger;
 
@@ -30,20 +29,20 @@ impl Worker {
         existing: bool,
         time: SystemTime,
     ) -> Outcome {
-        let said = stranger::look(init.pid, &ancestors);
+        let said = stranger::look(&self.proc, init.pid, &ancestors);
         if said.runtime.is_none() {
             // Its runtime has ended, and left its state where runtimes do.
             let found = runtime::existing::existing(search).into_iter();
-            let ours = found.filter_map(|found| existing_container(search, found));
+            let ours = found.filter_map(|found| existing_container(&self.proc, search, found));
             if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
                 let learned = self.learn_of_engines(&ancestors, search);
                 let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
                 return Outcome::Untold { untold: Box::new(untold), learned };
             }
         }
-        let facts = proc::task_facts(init.pid);
+        let facts = self.proc.task_facts(init.pid);
         // Whose it is: who runs the processes above it, which are not in its namespaces.
-        let owner = ancestors.iter().find_map(|pid| proc::task_facts(*pid).ok()).or(facts.ok());
+        let owner = ancestors.iter().find_map(|pid| self.proc.task_facts(*pid).ok()).or(facts.ok());
         let trusted = owner.as_ref().is_some_and(|owner| self.trusts(owner));
         let owner_uid = owner.map_or(0, |owner| owner.euid);
         let runtime = said.runtime.clone().map(|name| Runtime::new(name, ""));
@@ -60,7 +59,7 @@ impl Worker {
         if let Some(pid) = said.learned.filter(|_| trusted) {
             let links = ["root", "cwd"].map(|name| {
                 let flags = libc::O_PATH | libc::O_DIRECTORY;
-                File::options().read(true).custom_flags(flags).open(format!("/proc/{pid}/{name}"))
+                File::options().read(true).custom_flags(flags).open(self.proc.path(pid, name))
             });
             if let [Ok(root), Ok(cwd)] = links {
                 let (root, cwd) = (root.as_fd(), cwd.as_fd());
@@ -75,8 +74,11 @@ impl Worker {
                 }
             }
             // `make start x` reads like a runtime's command line too: a bundle is what makes the difference.
-            learned =
-                if container.config.is_some() { self.learn(pid).into_iter().collect() } else { Vec::new() };
+            learned = if container.config.is_some() {
+                self.learn(&search.host_root, pid).into_iter().collect()
+            } else {
+                Vec::new()
+            };
             if let Some((binary, _)) = learned.first() {
                 container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
             }
@@ -85,7 +87,7 @@ impl Worker {
             learned = self.learn_of_engines(&ancestors, search);
         }
         container.name = said.name;
-        describe(&mut container, ancestors.first().copied().unwrap_or_default(), None);
+        describe(&self.proc, &mut container, ancestors.first().copied().unwrap_or_default(), None);
         let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
         let key = Key::new(state_root, said.id.into(), owner_uid);
         let untold = Untold { key, container, init, ancestors, existing, time };
@@ -93,8 +95,9 @@ impl Worker {
     }
 
     /// Marks the executable of a process that turned out to be a runtime.
-    fn learn(&self, pid: i32) -> Option<(Binary, Mark)> {
-        let (binary, mark) = marker::mark_all(&self.group, Binary::of_process(pid)).pop()?;
+    fn learn(&self, host_root: &Path, pid: i32) -> Option<(Binary, Mark)> {
+        let (binary, mark) =
+            marker::mark_all(&self.group, Binary::of_process(&self.proc, host_root, pid)).pop()?;
         Some((binary, mark.ok()?))
     }
 

@@ -67,6 +67,47 @@ fn denied_at_created_an_init_that_cannot_be_killed_holds_nothing_for_ever() {
 }
 
 #[test]
+fn denied_at_created_an_init_out_of_reach_is_refused_its_first_program() {
+    for start_first in [true, false] {
+        let mut rig = Rig::new();
+        let life = rig.created("c", 10, true);
+        let early = start_first.then(|| rig.command("c", 12, Verb::Start));
+        rig.reply(life, deny());
+        rig.apply(Input::Unkillable { process: process(11), why: "no cgroup".into() });
+        let start = early.unwrap_or_else(|| rig.command("c", 12, Verb::Start));
+        assert_eq!(rig.allowed(start), Some(true), "the start goes on");
+        let entry = rig.entry(11, &[1]);
+        assert_eq!(rig.allowed(entry), Some(false), "and ends at the first program");
+        rig.end(12, EXITED);
+        rig.end(11, FAILED);
+        rig.allow_all();
+        rig.delete("c", 13);
+        assert_eq!(rig.told_of("c"), ["pre-create allow", "created deny", "stopped 1", "deleted"]);
+        assert!(rig.logs.iter().any(|line| line.contains("its first program will be refused")));
+        rig.assert_quiet();
+    }
+}
+
+#[test]
+fn denied_at_created_an_init_out_of_reach_without_a_mark_is_never_started() {
+    for start_first in [true, false] {
+        let mut rig = Rig::new();
+        let life = rig.created("c", 10, false);
+        let early = start_first.then(|| rig.command("c", 12, Verb::Start));
+        rig.reply(life, deny());
+        rig.apply(Input::Unkillable { process: process(11), why: "no cgroup".into() });
+        let start = early.unwrap_or_else(|| rig.command("c", 12, Verb::Start));
+        assert_eq!(rig.allowed(start), Some(false));
+        assert!(rig.logs.iter().any(|line| line.contains("its init stays")));
+        rig.end(11, KILLED);
+        rig.allow_all();
+        rig.delete("c", 13);
+        assert_eq!(rig.told_of("c"), ["pre-create allow", "created deny", "stopped signal 9", "deleted"]);
+        rig.assert_quiet();
+    }
+}
+
+#[test]
 fn denied_at_the_first_program() {
     let mut rig = Rig::new();
     let life = rig.created("c", 10, true);

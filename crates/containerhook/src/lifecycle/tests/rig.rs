@@ -75,7 +75,13 @@ impl Rig {
 
     pub(super) fn with(told: Vec<EventKind>, on_timeout: OnTimeout) -> Rig {
         let now = Instant::now();
-        let rules = Rules { told, deadlines: HashMap::new(), deadline: DEADLINE, on_timeout };
+        let rules = Rules {
+            told,
+            deadlines: HashMap::new(),
+            deadline: DEADLINE,
+            on_timeout,
+            proc: HostProc::default(),
+        };
         Rig {
             lifecycle: Lifecycle::new(rules),
             now,
