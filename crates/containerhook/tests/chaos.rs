@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use containerhook::{ConfigChange, ContainerEvent, Decision, EventKind, Handler, OnTimeout, Record};
 use serde_json::Value;
-use support::{LIMIT, PATIENCE, only, parse_uptime, uptime};
+use support::{LIMIT, PATIENCE, only, parse_uptime, uptime, verify_lines};
 use testkit::{Bundle, Process, Rootfs, Runtime, Scratch, Task, need, skip, unique_id, wait_until, watchdog};
 
 const COUNT: usize = 20;
@@ -161,16 +161,6 @@ impl Listener {
     fn told(&self, kind: EventKind) -> usize {
         self.records().unwrap_or_default().iter().filter(|record| record["event"] == kind.as_str()).count()
     }
-
-    fn threads(&self, name: &str) -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.process().0));
-        let of_name = |tid: &String| {
-            let comm = fs::read_to_string(format!("/proc/{}/task/{tid}/comm", self.process().0));
-            comm.is_ok_and(|comm| comm.trim_end() == name)
-        };
-        let tids = tasks.into_iter().flatten().flatten();
-        tids.filter_map(|task| task.file_name().into_string().ok()).filter(of_name).collect()
-    }
 }
 
 /// What became of one container; a test that fails shows all of it.
@@ -278,9 +268,10 @@ fn is_free(runtime: &Runtime) -> Result<()> {
     Ok(())
 }
 
-/// Where a hold was told, and answered by the handler, the container's first instruction came after that; and none lasted
-/// longer than the deadline and a second.
+/// Where a hold was told, and answered by the handler, the container's first instruction came after that; none lasted
+/// longer than the deadline and a second; and what was told are lives that can be.
 fn told_the_truth(listener: &Listener, ran: &[Ran]) -> Result<()> {
+    verify_lines(&listener.records()?)?;
     let lines = listener.lines();
     let mut returned = HashMap::new();
     for line in lines.iter().filter_map(|line| line.strip_prefix("returns ")) {
@@ -427,34 +418,18 @@ fn a_handler_that_never_returns() -> Result<()> {
     Ok(())
 }
 
-/// The engine's thread alone is frozen, again and again, as where a host has no time for it.
+/// The engine's thread alone is stopped, again and again, as where a host has no time for it.
 #[test]
 fn an_engine_that_is_delayed() -> Result<()> {
     need!(Root, Busybox, Runc);
     let _alone = alone();
     let _dog = watchdog(LIMIT);
-    let scratch = Scratch::new()?;
-    let freezer = Path::new("/sys/fs/cgroup/freezer").join(scratch.name());
-    if fs::create_dir(&freezer).is_err() {
-        skip!("single threads can be frozen with cgroup v1 only");
-    }
     let runtime = Runtime::runc()?;
     let listener = Listener::start(&runtime, "sleeps", OnTimeout::Allow)?;
-    let threads = listener.threads("ch-engine");
-    let [engine] = &threads[..] else { bail!("{threads:?}") };
-    fs::write(freezer.join("tasks"), engine)?;
-    let storm = Storm::new(&runtime)?;
-    let raged = storm.rages(|| {
-        for _ in 0..8 {
-            fs::write(freezer.join("freezer.state"), "FROZEN")?;
-            std::thread::sleep(Duration::from_millis(600));
-            fs::write(freezer.join("freezer.state"), "THAWED")?;
-            std::thread::sleep(Duration::from_millis(150));
-        }
-        Ok(())
-    });
-    fs::write(freezer.join("freezer.state"), "THAWED")?;
-    let (ran, longest) = raged?;
+    let (ran, longest) = Storm::new(&runtime)?.rages(|| {
+        let (stalled, between) = (Duration::from_millis(600), Duration::from_millis(150));
+        listener.process().delay("ch-engine", 8, stalled, between)
+    })?;
     all_ran(&ran)?;
     bounded(longest)?;
     told_the_truth(&listener, &ran)?;

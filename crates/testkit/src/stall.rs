@@ -25,12 +25,7 @@ impl Process {
     /// # Errors
     /// When there is none, or somebody else traces it.
     pub fn stall(self, name: &str) -> Result<Stalled> {
-        let tasks = fs::read_dir(self.path("task"))?.flatten();
-        let mut tids = tasks.filter_map(|task| {
-            let comm = fs::read_to_string(task.path().join("comm")).ok()?;
-            (comm.trim_end() == name).then(|| task.file_name().to_str()?.parse::<i32>().ok())?
-        });
-        let tid = tids.next().ok_or_else(|| anyhow!("process {} has no thread {name}", self.0))?;
+        let tid = self.thread(name)?;
         let (sender, stalled) = mpsc::channel();
         // All that one does with a tracee, one does on the thread that traces it.
         let tracer = thread::Builder::new().name("tracer".into()).spawn(move || {
@@ -45,6 +40,41 @@ impl Process {
             .context("waiting for the thread to stop")?
             .with_context(|| format!("stalling {name}, thread {tid}"))?;
         Ok(Stalled { tracer: Some(tracer) })
+    }
+}
+
+impl Process {
+    /// Stalls the thread of this name again and again, for so long and with so long between: a host that has no time for it.
+    /// Returns when it runs freely again.
+    ///
+    /// # Errors
+    /// As [`stall`](Self::stall), and when the process has ended meanwhile.
+    pub fn delay(self, name: &str, times: u32, stalled: Duration, between: Duration) -> Result<()> {
+        let tid = self.thread(name)?;
+        let delay = || -> io::Result<()> {
+            seize(tid)?;
+            for _ in 1..times {
+                thread::sleep(stalled);
+                request(libc::PTRACE_CONT, tid)?;
+                thread::sleep(between);
+                request(libc::PTRACE_INTERRUPT, tid)?;
+                if wait(tid)? {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+            }
+            thread::sleep(stalled);
+            request(libc::PTRACE_DETACH, tid)
+        };
+        delay().with_context(|| format!("delaying {name}, thread {tid}"))
+    }
+
+    fn thread(self, name: &str) -> Result<i32> {
+        let tasks = fs::read_dir(self.path("task"))?.flatten();
+        let mut tids = tasks.filter_map(|task| {
+            let comm = fs::read_to_string(task.path().join("comm")).ok()?;
+            (comm.trim_end() == name).then(|| task.file_name().to_str()?.parse::<i32>().ok())?
+        });
+        tids.next().ok_or_else(|| anyhow!("process {} has no thread {name}", self.0))
     }
 }
 
@@ -68,6 +98,15 @@ fn seize(tid: i32) -> io::Result<()> {
         }
     }
     wait(tid).map(drop)
+}
+
+/// A request that takes no words, of the thread that traces this one.
+fn request(request: libc::c_uint, tid: i32) -> io::Result<()> {
+    // SAFETY: these requests take no pointers; the signal that goes with a continuation is none.
+    match unsafe { libc::ptrace(request, tid, 0usize, 0usize) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// The next change of the thread: has it ended?

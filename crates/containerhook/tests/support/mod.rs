@@ -13,6 +13,7 @@ use containerhook::{
     Builder, ContainerEvent, ContainerNotifier, Decision, Engine, EventKind, ExitStatus, Handler, Record,
     Status,
 };
+use serde_json::Value;
 use testkit::Process;
 
 /// How long a test may take: far more than any takes, so that only a stuck one is hit.
@@ -173,9 +174,15 @@ impl Listener {
 
 /// Holds the records against the model that `containerhook verify` has, as the lines that a user would see.
 pub fn verify(records: &[Record]) -> Result<()> {
+    let lines: Result<Vec<Value>, _> = records.iter().map(|r| serde_json::from_str(&r.to_json())).collect();
+    verify_lines(&lines?)
+}
+
+/// The same of lines that a listener in another process has printed.
+pub fn verify_lines(lines: &[Value]) -> Result<()> {
     let mut model = Model::new(Rules::default());
-    for (record, number) in records.iter().zip(1..) {
-        model.line(number, &serde_json::from_str(&record.to_json())?);
+    for (line, number) in lines.iter().zip(1..) {
+        model.line(number, line);
     }
     let mut found = model.take_violations();
     found.extend(model.finish().1);
