@@ -90,6 +90,37 @@ fn filter_and_format_choose_what_is_printed() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_a_runtime_failed_to_do_is_in_the_log_alone() -> Result<()> {
+    need!(Root, Runc, Busybox);
+    let _dog = watchdog(LONG * 2);
+    let runc = Runtime::runc()?;
+    let bundle = Bundle::builder(unique_id("fails")).script("sleep 1000").build()?;
+    let mut command = program();
+    command.args(["watch", "--json", "--no-discover", "--runtime"]).arg(runc.path());
+    let watch = Watch(Task::spawn(command.env("CONTAINERHOOK_LOG", "debug"))?);
+    let said = |words: &str| {
+        let said = wait_until(words, LONG, || watch.0.printed().1.contains(words).then_some(()));
+        said.map_err(|error| error.context(format!("{:?}", watch.0.printed())))
+    };
+    said("ready: 1 runtime marked")?;
+    runc.create(&bundle)?;
+    runc.start(bundle.id())?;
+    watch.wait_for(&bundle, "started")?;
+    let fails = |args: &[&str]| Task::spawn(&mut runc.command(args))?.wait(LONG);
+    // It is not paused; and there is no such verb.
+    let resumed = fails(&["resume", bundle.id()])?.code();
+    assert_eq!(resumed, Some(1));
+    said(&format!("resumed is not told of container \"{}\": its runtime failed, exit 1", bundle.id()))?;
+    fails(&["dance", bundle.id()])?;
+    said("was executed for \"dance\"")?;
+    runc.delete(bundle.id(), true)?;
+    watch.wait_for(&bundle, "deleted")?;
+    let events = watch.stop()?;
+    assert_eq!(kinds(&events, bundle.id()), ["pre-create", "created", "started", "stopped", "deleted"]);
+    Ok(())
+}
+
 /// One container that fits, and for each field one that differs in nothing else.
 #[test]
 fn a_filter_of_each_field_counts() -> Result<()> {

@@ -127,6 +127,11 @@ fn what_a_runtime_failed_to_do_is_not_told() {
         rig.end(n, FAILED);
     }
     assert_eq!(rig.told_of("c").len(), 3);
+    // It is logged, with what its runtime ended with.
+    for kind in kinds {
+        let line = format!("{kind} is not told of container \"c\": its runtime failed, exit 1");
+        assert!(rig.logs.contains(&line), "{:?}", rig.logs);
+    }
 }
 
 #[test]
