@@ -2,13 +2,15 @@
 //!
 //! The object is compiled by `cargo xtask bpf` and committed, so that a user needs neither clang nor libelf. Nothing is
 //! loaded before a part asks for it, and each program is loaded on its own: a kernel that refuses one refuses only that
-//! one. What is needed to load (the kernel's type information, 39 MB at its peak) is given back when the [`Loader`] is
+//! one. What is needed to load is given back when the [`Loader`] is
 //! dropped; a part keeps the descriptors of its maps and of its attachment, and nothing else.
 //!
 //! Everything here opens descriptors, so it belongs on the engine's side.
 
 mod clock;
+mod object;
 mod sys;
+mod types;
 
 use std::ffi::CStr;
 use std::fmt::Write as _;
@@ -17,14 +19,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
-use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
-use aya::{Btf, Ebpf, EbpfLoader};
 
 pub(crate) use self::clock::Clock;
+use self::object::Object;
 use crate::proc::HostProc;
-
-/// Little-endian, for x86_64 and aarch64 alike.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/containerhook.bpf.o");
 
 /// Why a part could not be had from the kernel, in words for the user.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -71,15 +69,8 @@ pub(crate) struct Loader {
 enum State {
     #[default]
     Unused,
-    Open(Box<Open>),
+    Open(Box<Object>),
     Refused(Refused),
-}
-
-struct Open {
-    ebpf: Ebpf,
-    /// The kernel's types; absent where it was built without them, and then only `raw_tp` programs without relocations
-    /// could be loaded, of which there are none.
-    btf: Btf,
 }
 
 impl Loader {
@@ -101,7 +92,7 @@ impl Loader {
         self
     }
 
-    fn open(&mut self) -> Result<&mut Open, Refused> {
+    fn open(&mut self) -> Result<&mut Object, Refused> {
         if let State::Unused = self.state {
             self.state = match Self::load(&self.sizes, self.own_pid) {
                 Ok(open) => State::Open(Box::new(open)),
@@ -115,22 +106,10 @@ impl Loader {
         }
     }
 
-    fn load(sizes: &[(&'static str, u32)], own_pid: Option<i32>) -> Result<Open, Refused> {
-        // `EbpfLoader::new` parses the kernel's types for itself; that copy is gone before ours is made.
-        let ebpf = {
-            let mut loader = EbpfLoader::new();
-            for (map, entries) in sizes {
-                loader.map_max_entries(map, *entries);
-            }
-            let boottime_offset = Clock::new().boottime;
-            loader.override_global("boottime_offset", &boottime_offset, true);
-            loader.load(OBJECT).map_err(|error| Refused::new("load the BPF object", &error))?
-        };
-        let btf = Btf::from_sys_fs()
-            .map_err(|error| Refused::new("read /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF)", &error))?;
-        let mut open = Open { ebpf, btf };
+    fn load(sizes: &[(&'static str, u32)], own_pid: Option<i32>) -> Result<Object, Refused> {
+        let object = Object::open(sizes)?;
         if let Some(own) = own_pid {
-            let seen = open.load_raw(c"", "whoami")?.run(&[0]);
+            let seen = object.program("raw", c"", "whoami".to_owned())?.run(&[0]);
             let seen = seen.map_err(|error| Refused::new("run BPF program whoami", &error))?;
             if seen != own.cast_unsigned() {
                 return Err(Refused(format!(
@@ -139,12 +118,12 @@ impl Loader {
                 )));
             }
         }
-        Ok(open)
+        Ok(object)
     }
 
     /// Takes a map out of the object. Each can be taken once.
     fn map(&mut self, name: &'static str) -> Result<Map, Refused> {
-        self.open()?.ebpf.take_map(name).ok_or_else(|| Refused(format!("BPF map {name} is taken already")))
+        self.open()?.take(name)
     }
 
     /// Takes a hash table.
@@ -158,12 +137,7 @@ impl Loader {
 
     /// One more descriptor of a hash table that is not taken yet.
     pub(crate) fn descriptor(&mut self, name: &'static str) -> Result<OwnedFd, Refused> {
-        match self.open()?.ebpf.map(name) {
-            Some(Map::HashMap(map)) => {
-                map.fd().as_fd().try_clone_to_owned().map_err(|error| Refused::new(name, &error))
-            }
-            _ => Err(Refused(format!("BPF map {name} is no hash table, or is taken already"))),
-        }
+        self.open()?.descriptor(name)
     }
 
     /// Takes an array.
@@ -182,15 +156,12 @@ impl Loader {
     /// `raw_tp` ones that do the same.
     pub(crate) fn twins(&mut self, tracepoint: &'static CStr, part: &str) -> Result<Twins, Refused> {
         let open = self.open()?;
-        let mut load = |kind: &str| {
-            let first = open.load(kind, tracepoint, &format!("{part}_{kind}"))?;
+        let load = |kind: &str| {
+            let load = |name: String| open.program(kind, tracepoint, name);
+            let first = load(format!("{part}_{kind}"))?;
             // Some kernels load a `tp_btf` program and refuse to attach it.
             first.attach()?;
-            Ok(Twins {
-                first,
-                second: open.load(kind, tracepoint, &format!("{part}_{kind}_twin"))?,
-                missed: [0; 2],
-            })
+            Ok(Twins { first, second: load(format!("{part}_{kind}_twin"))?, missed: [0; 2] })
         };
         load("btf")
             .or_else(|first: Refused| load("raw").map_err(|second| Refused(format!("{first}; {second}"))))
@@ -198,51 +169,18 @@ impl Loader {
 
     /// Loads a `raw_tp` program that is never attached but [run](Program::run).
     pub(crate) fn runnable(&mut self, name: &str) -> Result<Program, Refused> {
-        self.open()?.load_raw(c"", name)
+        self.open()?.program("raw", c"", name.to_owned())
     }
 }
 
-impl Open {
-    fn load(&mut self, kind: &str, tracepoint: &'static CStr, name: &str) -> Result<Program, Refused> {
-        if kind == "btf" { self.load_btf(tracepoint, name) } else { self.load_raw(tracepoint, name) }
-    }
-
-    fn load_btf(&mut self, tracepoint: &'static CStr, name: &str) -> Result<Program, Refused> {
-        let refused = |error| Refused::new(&format!("tp_btf program {name}"), &error);
-        let program: &mut BtfTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
-        let mut load = || -> Result<OwnedFd, ProgramError> {
-            patiently(|| program.load(&tracepoint.to_string_lossy(), &self.btf))?;
-            Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+impl Object {
+    fn program(&self, kind: &str, tracepoint: &'static CStr, name: String) -> Result<Program, Refused> {
+        let (fd, tracepoint) = match kind {
+            "btf" => (self.load_tracing(&name, tracepoint)?, None),
+            _ => (self.load_raw(&name)?, Some(tracepoint)),
         };
-        Ok(Program { fd: load().map_err(refused)?, tracepoint: None, name: name.to_owned() })
+        Ok(Program { fd, tracepoint, name })
     }
-
-    fn load_raw(&mut self, tracepoint: &'static CStr, name: &str) -> Result<Program, Refused> {
-        let refused = |error| Refused::new(&format!("raw_tp program {name}"), &error);
-        let program: &mut RawTracePoint = find(&mut self.ebpf, name)?.try_into().map_err(refused)?;
-        let mut load = || -> Result<OwnedFd, ProgramError> {
-            patiently(|| program.load())?;
-            Ok(program.fd()?.as_fd().try_clone_to_owned()?)
-        };
-        Ok(Program { fd: load().map_err(refused)?, tracepoint: Some(tracepoint), name: name.to_owned() })
-    }
-}
-
-/// The verifier gives up with EAGAIN when a signal is pending, whoever it is for.
-fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    const ATTEMPTS: usize = 16;
-    for _ in 1..ATTEMPTS {
-        match load() {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
-            result => return result,
-        }
-    }
-    load()
-}
-
-fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, Refused> {
-    ebpf.program_mut(name).ok_or_else(|| Refused(format!("no BPF program {name}")))
 }
 
 /// A program that the kernel has taken. Does nothing until it is attached or run.

@@ -1,12 +1,21 @@
-//! bpf(2), for what aya does only for a program that it keeps.
+//! bpf(2): programs, and what aya does with a map only for itself.
 
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
+use aya_obj::generated::bpf_insn;
+
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
+const BPF_MAP_FREEZE: libc::c_int = 22;
+
+const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+const BPF_PROG_TYPE_TRACING: u32 = 26;
+const BPF_TRACE_RAW_TP: u32 = 23;
 
 /// Where `recursion_misses` is in `struct bpf_prog_info`, in words of eight bytes.
 const RECURSION_MISSES: usize = 208 / 8;
@@ -49,6 +58,53 @@ struct TestRun {
     pad: u32,
 }
 
+/// The part of `union bpf_attr` for BPF_PROG_LOAD.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+    type_fd: u32,
+    function_size: u32,
+    functions: u64,
+    function_count: u32,
+    line_size: u32,
+    lines: u64,
+    line_count: u32,
+    attach_type_id: u32,
+    attach_fd: u32,
+    pad: u32,
+}
+
+/// The part of `union bpf_attr` for BPF_MAP_UPDATE_ELEM.
+#[repr(C)]
+struct MapElement {
+    fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// What a program is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    /// `tp_btf`: the tracepoint of which the kernel's types have this number.
+    Tracepoint(u32),
+    /// `raw_tp`: any, or none.
+    RawTracepoint,
+}
+
 /// # Safety
 ///
 /// `attr` is what the kernel expects for `command`, and the pointers in it are good for the length of the call.
@@ -56,6 +112,59 @@ unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> 
     // SAFETY: as promised by the caller; the size is that of `attr`.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+}
+
+/// Has the kernel verify and take a program. With room for a log the verifier says there what it did. Linux 5.5 for
+/// [`Purpose::Tracepoint`].
+pub(super) fn load(
+    purpose: Purpose,
+    name: &str,
+    instructions: &[bpf_insn],
+    license: &CStr,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    let (kind, attach_type, attach_type_id) = match purpose {
+        Purpose::Tracepoint(id) => (BPF_PROG_TYPE_TRACING, BPF_TRACE_RAW_TP, id),
+        Purpose::RawTracepoint => (BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
+    };
+    let mut attr = ProgramLoad {
+        kind,
+        attach_type,
+        attach_type_id,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        ..ProgramLoad::default()
+    };
+    // The last byte stays zero.
+    attr.name.iter_mut().zip(name.bytes().take(15)).for_each(|(to, from)| *to = from);
+    if !log.is_empty() {
+        (attr.log_level, attr.log_size, attr.log) = (1, log.len() as u32, log.as_mut_ptr() as u64);
+    }
+    // SAFETY: instructions, licence and log are good for the lengths that are given and outlive the call; the descriptor
+    // is new, and nobody else owns it.
+    unsafe { bpf(BPF_PROG_LOAD, &mut attr).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// Writes the one element of an array.
+pub(super) fn write(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    let key = 0u32;
+    let mut attr = MapElement {
+        fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: &raw const key as u64,
+        value: value.as_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads a key of four bytes, and as much of the value as the map was made for: the caller's length.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop) }
+}
+
+/// Nobody writes to the map any more, by a system call: the verifier knows its contents. Linux 5.2.
+pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut fd = map.as_raw_fd() as u32;
+    // SAFETY: the attribute is one number.
+    unsafe { bpf(BPF_MAP_FREEZE, &mut fd).map(drop) }
 }
 
 /// Attaches a program to a raw tracepoint; without a name to the one that it was loaded for (`tp_btf`). It is attached as
