@@ -290,13 +290,13 @@ fn refused_at_exec(engine: &dyn Engine, runtime: &Runtime, seen: &Seen) -> Resul
 
 /// What an engine does after the end of an exec that succeeded it does a little later.
 fn wait_settled(places: &Places, ids: &[&str]) -> Result<answers::Traces> {
-    let mut last = places.traces(ids);
+    let (mut last, mut same) = (places.traces(ids), 0);
     wait_until("the engine is at rest", PATIENCE, || {
         std::thread::sleep(std::time::Duration::from_millis(300));
         let now = places.traces(ids);
-        let same = now == last;
+        same = if now == last { same + 1 } else { 0 };
         last = now;
-        same.then(|| last.clone())
+        (same == 3).then(|| last.clone())
     })
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use containerhook::{ContainerEvent, Engine, EventKind, ExitStatus, Record};
+use containerhook::{ContainerEvent, Engine, EventKind, ExitBackend, ExitStatus, Record};
 use libc::SIGKILL;
 use support::{Expected, LIMIT, Listener, PATIENCE, WHOLE_LIFE, the};
 use testkit::{Cri, Pod, Process, Runtime, need, unique_id, wait_until, watchdog};
@@ -70,6 +70,14 @@ fn a_pod() -> Result<()> {
     ensure!((stdout.trim(), code) == ("inside", 3));
     let exec = the(EventKind::Exec, &listener.of(&id))?.event.clone();
     ensure!(exec.exec().context("no words")?.args == ["/bin/sh", "-c", "echo inside; exit 3"], "{exec:?}");
+    // A kubelet's exec probe is this call: over in a moment, and detached.
+    let ended = listener.wait_for("its end", |records| {
+        let mut ends = records.iter().filter(|r| r.event.kind() == EventKind::ExecStopped);
+        ends.next().cloned()
+    })?;
+    let exact = listener.status()?.exit_backend == ExitBackend::Bpf;
+    let code = ended.event.exit().context("no exit")?.code;
+    ensure!(code == Some(3) || (!exact && code.is_none()), "{}", ended.to_json());
 
     let short = cri.create_container(&pod, "short", &["/bin/sh", "-c", "exit 7"])?;
     cri.start_container(&short)?;

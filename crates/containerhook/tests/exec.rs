@@ -117,6 +117,31 @@ fn foreground_crun() -> Result<()> {
     foreground(Family::Crun)
 }
 
+#[test]
+fn foreground_youki() -> Result<()> {
+    need!(Root, Busybox, Youki);
+    foreground(Family::Youki)
+}
+
+/// What is asked for by options, not by a process file.
+#[test]
+fn by_flags() -> Result<()> {
+    need!(Root, Busybox, Runc);
+    let _dog = watchdog(LIMIT);
+    let running = Running::new(Family::Runc)?;
+    let mut command =
+        running.runtime.command(["exec", "--user", "7:8", "--cwd", "/bin", "--cap", "CAP_KILL"]);
+    command.args(["--env", "A=b", running.bundle.id(), "/bin/sh", "-c", "exit $(id -u)"]);
+    ensure!(Task::spawn(&mut command)?.wait(PATIENCE)?.code() == Some(7));
+    for record in running.wait(&[Exec, ExecStopped])? {
+        let exec = record.event.exec().with_context(|| record.to_json())?;
+        ensure!(exec.user.as_deref() == Some("7:8") && exec.cwd.as_deref() == Some("/bin"), "{exec:?}");
+        ensure!(exec.capabilities.as_deref() == Some(&["CAP_KILL".to_owned()]), "{exec:?}");
+        ensure!(exec.args == ["/bin/sh", "-c", "exit $(id -u)"] && !exec.tty, "{exec:?}");
+    }
+    running.close()
+}
+
 fn detached(family: Family) -> Result<()> {
     let _dog = watchdog(LIMIT);
     let running = Running::new(family)?;
@@ -200,6 +225,12 @@ fn over_at_once_runc() -> Result<()> {
 fn over_at_once_crun() -> Result<()> {
     need!(Root, Busybox, Crun);
     over_at_once(Family::Crun)
+}
+
+#[test]
+fn over_at_once_youki() -> Result<()> {
+    need!(Root, Busybox, Youki);
+    over_at_once(Family::Youki)
 }
 
 /// Each end is that of its own process, and in the order of its own life.
