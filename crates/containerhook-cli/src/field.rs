@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::row::{Row, exit_words};
 
 /// The fields of the JSON contract, and `what`: the last column of the table.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "event",
     "seq",
     "time",
@@ -27,6 +27,7 @@ const NAMES: [&str; 28] = [
     "kubernetes",
     "exec",
     "exit",
+    "verb",
     "signal",
     "limits",
     "started_at",

@@ -87,6 +87,15 @@ fn what(event: &Value, kind: &str) -> String {
     if matches!(kind, "stopped" | "exec-stopped") {
         words.push(exit_words(&event["exit"]));
     }
+    if let Some(verb) = event["verb"].as_str() {
+        words.push(format!("not {}: {}", clean(verb), exit_words(&event["exit"])));
+    }
+    if let Some(signal) = event["signal"].as_i64() {
+        words.push(format!("{} was asked for", signal_name(signal)));
+    }
+    if event["limits"].is_object() {
+        words.push(clean(&event["limits"].to_string()));
+    }
     if event["answer"].is_object() {
         words.push(answer_words(&event["answer"]));
     } else if event["held"] == false && event["existing"] != true && matches!(kind, "pre-create" | "started")
@@ -252,6 +261,15 @@ mod tests {
         ] {
             assert_eq!(exit_words(&exit), words, "{exit}");
         }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_told_in_words() {
+        let words = |event: Value| Row::new(&event, false).what;
+        assert_eq!(words(json!({"event": "killed", "signal": 15})), "SIGTERM was asked for");
+        assert_eq!(words(json!({"event": "updated", "limits": {"memory": "64M"}})), r#"{"memory":"64M"}"#);
+        let failed = json!({"event": "failed", "verb": "killed", "signal": 9, "exit": {"code": 1}});
+        assert_eq!(words(failed), "not killed: exit 1; SIGKILL was asked for");
     }
 
     #[test]

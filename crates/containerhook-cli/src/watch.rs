@@ -44,6 +44,8 @@ pub(crate) struct WatchArgs {
 
     /// Print (and hold) these kinds of events only; repeatable, or separated by commas
     ///
+    /// Without it all are printed but `failed`, which engines cause every day.
+    ///
     /// Containers are followed all the same: `--event stopped` alone tells every end. `overflow` and `lost` are always
     /// printed, for without them the rest could not be believed.
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = event_kind(), help_heading = "Which events")]

@@ -21,9 +21,9 @@ pub(crate) fn asked(invocation: &Invocation, caller: &Caller<'_>) -> Option<Aske
     match invocation.verb {
         Verb::Kill => {
             let signal = invocation.signal.as_deref().map_or(Some(libc::SIGTERM), signal_number);
-            Some(Asked { signal, limits: None })
+            Some(Asked { signal, ..Asked::default() })
         }
-        Verb::Update => Some(Asked { signal: None, limits: limits(invocation, caller) }),
+        Verb::Update => Some(Asked { limits: limits(invocation, caller), ..Asked::default() }),
         _ => None,
     }
 }

@@ -49,6 +49,10 @@ pub enum EventKind {
     Killed,
     /// The container was written to a checkpoint.
     Checkpointed,
+    /// A runtime that was to do one of the six before, or to delete the container, has failed:
+    /// [`verb`](ContainerEvent::verb) says what, [`exit`](ContainerEvent::exit) how the runtime ended. It is told only
+    /// where it is asked for: engines fail every day, such as to kill what has just ended.
+    Failed,
     /// The kernel's queue of events ran over: containers may have come unseen.
     Overflow,
     /// Something about a container is known to have been missed.
@@ -57,7 +61,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind, in the order of a container's life.
-    pub const ALL: [EventKind; 14] = [
+    pub const ALL: [EventKind; 15] = [
         EventKind::PreCreate,
         EventKind::Created,
         EventKind::Started,
@@ -70,9 +74,15 @@ impl EventKind {
         EventKind::Updated,
         EventKind::Killed,
         EventKind::Checkpointed,
+        EventKind::Failed,
         EventKind::Overflow,
         EventKind::Lost,
     ];
+
+    /// Those that are told where nothing else is asked for: all but [`Failed`](EventKind::Failed).
+    pub fn by_default() -> impl Iterator<Item = EventKind> {
+        EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Failed)
+    }
 
     /// The word of the JSON contract, such as `pre-create`.
     #[must_use]
@@ -90,6 +100,7 @@ impl EventKind {
             EventKind::Updated => "updated",
             EventKind::Killed => "killed",
             EventKind::Checkpointed => "checkpointed",
+            EventKind::Failed => "failed",
             EventKind::Overflow => "overflow",
             EventKind::Lost => "lost",
         }
@@ -224,8 +235,10 @@ pub struct Resources {
 }
 
 /// What a runtime was asked to do.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
+    /// Told where it came to nothing.
+    pub(crate) failed: Option<EventKind>,
     pub(crate) signal: Option<i32>,
     pub(crate) limits: Option<serde_json::Value>,
 }
@@ -514,6 +527,12 @@ impl ContainerEvent {
         *resources.get_or_init(|| cgroup.as_ref()?.resources())
     }
 
+    /// What a runtime failed to do, by the kind of event that had told of it: for [`Failed`](EventKind::Failed).
+    #[must_use]
+    pub fn verb(&self) -> Option<EventKind> {
+        self.asked.as_ref()?.failed
+    }
+
     /// The signal that was asked for, by its number: for [`Killed`](EventKind::Killed).
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
@@ -680,6 +699,9 @@ impl Serialize for Line<'_> {
                 core_dumped: exit.core_dumped,
             }),
         )?;
+        if let Some(verb) = event.verb() {
+            map.serialize_entry("verb", &verb)?;
+        }
         if let Some(signal) = event.signal() {
             map.serialize_entry("signal", &signal)?;
         }

@@ -119,7 +119,7 @@ impl Default for Builder {
                 only_runtime: search.only,
                 runtimes: Vec::new(),
                 discover: true,
-                told: EventKind::ALL.to_vec(),
+                told: EventKind::by_default().collect(),
                 deadlines: HashMap::new(),
                 deadline: DEFAULT_DEADLINE,
                 on_timeout: OnTimeout::Allow,
@@ -157,7 +157,8 @@ impl Builder {
         self
     }
 
-    /// The kinds of events that are told; the others are neither held nor told. The default is all.
+    /// The kinds of events that are told; the others are neither held nor told. The default is all but
+    /// [`Failed`](EventKind::Failed).
     pub fn events(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
         self.settings.told = kinds.into_iter().collect();
         self

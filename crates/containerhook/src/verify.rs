@@ -325,7 +325,7 @@ impl Model {
         if exit.is_null() {
             return;
         }
-        if !matches!(kind, EventKind::Stopped | EventKind::ExecStopped) {
+        if !matches!(kind, EventKind::Stopped | EventKind::ExecStopped | EventKind::Failed) {
             self.violated(id, format!("{kind} has an exit"));
         }
         let (code, signal) = (&exit["code"], &exit["signal"]);
@@ -929,7 +929,7 @@ mod tests {
             (
                 &["born a"],
                 &[
-                    "line 1: a: \"born\" is no kind of event; the kinds are pre-create, created, started, stopped, deleted, exec, exec-stopped, paused, resumed, updated, killed, checkpointed, overflow, lost",
+                    "line 1: a: \"born\" is no kind of event; the kinds are pre-create, created, started, stopped, deleted, exec, exec-stopped, paused, resumed, updated, killed, checkpointed, failed, overflow, lost",
                 ],
             ),
             (

@@ -3,13 +3,13 @@
 mod support;
 
 use anyhow::{Context as _, Result, ensure};
-use containerhook::{EventKind, Record};
+use containerhook::{ContainerEvent, EventKind, Record};
 use libc::{SIGKILL, SIGTERM, SIGUSR1};
 use serde_json::{Value, json};
-use support::{LIMIT, Listener, PATIENCE};
-use testkit::{Bundle, Family, Runtime, Scratch, Task, need, unique_id, watchdog};
+use support::{LIMIT, Listener, PATIENCE, only};
+use testkit::{Bundle, Family, Runtime, Scratch, Task, need, unique_id, wait_until, watchdog};
 
-use EventKind::{Created, Deleted, Killed, Paused, PreCreate, Resumed, Started, Stopped, Updated};
+use EventKind::{Created, Deleted, Failed, Killed, Paused, PreCreate, Resumed, Started, Stopped, Updated};
 
 fn verbs(family: Family) -> Result<()> {
     let _dog = watchdog(LIMIT);
@@ -95,4 +95,42 @@ fn verbs(family: Family) -> Result<()> {
 fn of_runc() -> Result<()> {
     need!(Root, Busybox, Runc);
     verbs(Family::Runc)
+}
+
+/// Told where it is asked for, with how the runtime ended and what it was asked.
+#[test]
+fn what_failed() -> Result<()> {
+    need!(Root, Busybox, Runc);
+    let _dog = watchdog(LIMIT);
+    let runtime = Runtime::runc()?;
+    let builder = only([runtime.path()]).events(EventKind::ALL);
+    let listener = Listener::start(builder, |_: &ContainerEvent| ())?;
+    let bundle = Bundle::builder(unique_id("failed")).args(["/bin/sleep", "1000"]).build()?;
+    let id = bundle.id();
+    let run = |args: &[&str]| Task::spawn(&mut runtime.command(args))?.wait(PATIENCE);
+    let failed = |record: &Record, verb: EventKind| -> Result<()> {
+        let event = &record.event;
+        ensure!(event.verb() == Some(verb), "{}", record.to_json());
+        ensure!(event.exit().is_some_and(|exit| exit.code == Some(1)), "{}", record.to_json());
+        Ok(())
+    };
+    runtime.create(&bundle)?;
+    runtime.start(id)?;
+    listener.wait(id, &[PreCreate, Created, Started])?;
+    ensure!(run(&["resume", id])?.code() == Some(1));
+    let records = listener.wait(id, &[PreCreate, Created, Started, Failed])?;
+    failed(&records[3], Resumed)?;
+    let init = bundle.init()?;
+    init.kill(SIGKILL)?;
+    listener.wait(id, &[PreCreate, Created, Started, Failed, Stopped])?;
+    // It is told as it begins to die.
+    wait_until("it has died", PATIENCE, || (!init.is_alive()).then_some(()))?;
+    ensure!(run(&["kill", id, "TERM"])?.code() == Some(1));
+    let records = listener.wait(id, &[PreCreate, Created, Started, Failed, Stopped, Failed])?;
+    failed(&records[5], Killed)?;
+    ensure!(records[5].event.signal() == Some(SIGTERM), "{}", records[5].to_json());
+    runtime.delete(id, false)?;
+    listener.wait(id, &[PreCreate, Created, Started, Failed, Stopped, Failed, Deleted])?;
+    listener.close()?;
+    Ok(())
 }

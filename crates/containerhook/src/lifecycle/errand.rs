@@ -59,7 +59,7 @@ impl Lifecycle {
     pub(super) fn after(&mut self, command: Command, kind: EventKind, out: &mut Vec<Action>) {
         self.let_go(command.hold, out);
         if let Some(id) = self.addressed(&command.key, false)
-            && (self.rules.tells(kind) || kind == EventKind::Deleted)
+            && (self.rules.tells(kind) || self.rules.tells(EventKind::Failed) || kind == EventKind::Deleted)
         {
             self.watch(command.process, id, Role::After(kind), out);
             if command.asked.is_some() {
@@ -183,6 +183,10 @@ impl Lifecycle {
             let container = self.lives.get(&id).map_or("", |life| life.container.id.as_str());
             let line = format!("{kind} is not told of container {container:?}: its runtime failed, {status}");
             out.push(Action::Log(Level::Debug, line));
+            let asked = asked.as_deref().cloned().unwrap_or_default();
+            let asked = Some(Arc::new(Asked { failed: Some(kind), ..asked }));
+            let turn = Turn { asked, exit: Some(status), ..Turn::new(EventKind::Failed, time, Effect::None) };
+            self.push(id, turn, now, out);
             return;
         }
         // `delete --force` of a container that is still being created finds nothing, and succeeds.

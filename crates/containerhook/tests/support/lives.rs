@@ -96,6 +96,7 @@ fn next(stage: Stage, event: &ContainerEvent) -> Option<Stage> {
         (Kind::ExecStopped, Created | Started | Stopped) => stage,
         (Kind::Paused | Kind::Resumed | Kind::Updated | Kind::Checkpointed, Created | Started) => stage,
         (Kind::Killed, Created | Started | Stopped) => stage,
+        (Kind::Failed, PreCreated | Created | Started | Stopped) => stage,
         _ => return None,
     })
 }

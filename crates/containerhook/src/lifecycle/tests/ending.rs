@@ -135,6 +135,27 @@ fn what_a_runtime_failed_to_do_is_not_told() {
 }
 
 #[test]
+fn what_a_runtime_failed_to_do_is_told_where_it_is_asked_for() {
+    let mut rig = Rig::with(EventKind::ALL.to_vec(), OnTimeout::Allow);
+    rig.running("c", 10);
+    for (n, kind) in (20..).zip([EventKind::Paused, EventKind::Killed, EventKind::Deleted]) {
+        rig.command("c", n, Verb::After(kind));
+        rig.end(n, FAILED);
+        rig.allow_all();
+        let event = &rig.records.last().unwrap().event;
+        assert_eq!(
+            (event.kind(), event.verb(), event.exit()),
+            (EventKind::Failed, Some(kind), Some(&FAILED))
+        );
+    }
+    // It did not delete it.
+    rig.end(11, KILLED);
+    rig.delete("c", 30);
+    assert_eq!(rig.told_of("c")[3..], ["failed 1", "failed 1", "failed 1", "stopped signal 9", "deleted"]);
+    rig.assert_quiet();
+}
+
+#[test]
 fn many_that_nobody_deletes_are_forgotten() {
     let mut rig = Rig::new();
     let count = MOST_ENDED as i32 + 50;

@@ -66,11 +66,11 @@ pub(super) fn exec() -> Verb {
 
 impl Rig {
     pub(super) fn new() -> Rig {
-        Rig::with(EventKind::ALL.to_vec(), OnTimeout::Allow)
+        Rig::with(EventKind::by_default().collect(), OnTimeout::Allow)
     }
 
     pub(super) fn denying() -> Rig {
-        Rig::with(EventKind::ALL.to_vec(), OnTimeout::Deny)
+        Rig::with(EventKind::by_default().collect(), OnTimeout::Deny)
     }
 
     pub(super) fn with(told: Vec<EventKind>, on_timeout: OnTimeout) -> Rig {
