@@ -21,10 +21,8 @@ pub(crate) struct TaskFacts {
     pub(crate) groups: Vec<u32>,
     /// The process's pid in its own pid namespace.
     pub(crate) own_pid: i32,
-    /// The inode numbers of its namespaces.
-    pub(crate) mnt_ns: u64,
+    /// The inode number of its user namespace.
     pub(crate) user_ns: u64,
-    pub(crate) pid_ns: u64,
 }
 
 /// A process as its `stat` file has it.
@@ -103,9 +101,7 @@ impl HostProc {
         let mut facts = parse_status(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         facts.tid = tid;
         facts.start_time = self.stat(facts.tgid)?.start_time;
-        facts.mnt_ns = self.namespace(tid, "mnt")?;
         facts.user_ns = self.namespace(tid, "user")?;
-        facts.pid_ns = self.namespace(tid, "pid")?;
         Ok(facts)
     }
 

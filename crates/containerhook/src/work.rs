@@ -20,7 +20,7 @@ use self::entry::entry;
 use self::existing::existing_container;
 use self::init::{find_exec, find_init, until_reaped};
 use crate::bundle::{self, Caller};
-use crate::capture;
+use crate::capture::{self, CaptureError};
 use crate::cgroup::{self, Cgroup};
 use crate::cmdline::{Invocation, Verb};
 use crate::config::Config;
@@ -254,29 +254,35 @@ impl Job {
 }
 
 impl Worker {
-    /// Is this to be done by the other pool? Only what the kernel itself answers is looked at to know.
-    fn is_others(&self, tid: i32, ward: Ward) -> bool {
-        ward == Ward::Trusted && self.proc.task_facts(tid).is_ok_and(|task| !self.trusts(&task))
+    /// Is this to be done by the other pool?
+    fn is_others(&self, task: &Result<TaskFacts, CaptureError>, ward: Ward) -> bool {
+        ward == Ward::Trusted && task.as_ref().is_ok_and(|task| !self.trusts(task))
     }
 
     pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
-        match job {
-            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. }
-                if self.is_others(tid, ward) =>
-            {
-                Some(Outcome::NotTrusted(job))
+        // Only what the kernel itself answers is looked at to know whose it is.
+        let task = match job {
+            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. } => {
+                with_descriptors(|| capture::task(&self.proc, tid))
             }
+            _ => Err(CaptureError::Gone),
+        };
+        if self.is_others(&task, ward) {
+            return Some(Outcome::NotTrusted(job));
+        }
+        match job {
             Job::Command { hold, tid, binary, at, time } => {
-                let record = with_descriptors(|| capture::capture(&self.proc, tid));
+                let record = task.and_then(|task| with_descriptors(|| capture::capture(&self.proc, &task)));
                 Some(self.command(hold, tid, record, &binary, at, time))
             }
             Job::Passed { life, tid, binary, at, time } => {
                 let record = with_descriptors(|| capture::passed(&self.proc, tid, Some(inode_of(&binary))));
                 Some(self.command(life, tid, record, &binary, at, time))
             }
-            Job::Entry { hold, tid, stopped, candidates, executable, at, time } => {
-                Some(entry(&self.proc, hold, tid, stopped, candidates, executable, at, time))
-            }
+            Job::Entry { hold, stopped, candidates, executable, at, time, .. } => Some(match task {
+                Ok(task) => entry(&self.proc, hold, &task, stopped, candidates, executable, at, time),
+                Err(_) => Outcome::Passed { hold, why: None },
+            }),
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))
             }

@@ -108,7 +108,8 @@ impl Capture {
 
     fn try_on(&mut self, event: &PermissionEvent, proc: &HostProc) -> Result<(), String> {
         let tid = self.who(event)?.ok_or("the task was killed")?;
-        let record = super::capture(proc, tid).map_err(|error| error.to_string())?;
+        let record = super::task(proc, tid).and_then(|task| super::capture(proc, &task));
+        let record = record.map_err(|error| error.to_string())?;
         if !record.argv.iter().map(|word| word.as_encoded_bytes()).eq(probe::ARGUMENTS.map(str::as_bytes)) {
             return Err(format!("other arguments were read: {:?}", record.argv));
         }

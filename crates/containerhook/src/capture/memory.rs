@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fanotify::InodeId;
 
 use super::{CaptureError, ExecRecord};
-use crate::proc::HostProc;
+use crate::proc::{HostProc, TaskFacts};
 
 /// What the kernel takes at the most for arguments and environment together: three quarters of `_STK_LIM`
 /// (`bprm_stack_limits` in fs/exec.c), and for one string: `MAX_ARG_STRLEN`, 32 pages.
@@ -23,12 +23,15 @@ const PAGE: usize = 4096;
 /// host under load may take its time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn capture(proc: &HostProc, tid: i32) -> Result<ExecRecord, CaptureError> {
-    let (path, argv) = arguments(proc, tid)?;
-    let task = proc.task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
-    let root = open_link(proc, tid, "root")?;
-    let cwd = open_link(proc, tid, "cwd")?;
-    Ok(ExecRecord { task, path, argv, root, cwd })
+pub(super) fn task(proc: &HostProc, tid: i32) -> Result<TaskFacts, CaptureError> {
+    proc.task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))
+}
+
+pub(super) fn capture(proc: &HostProc, task: &TaskFacts) -> Result<ExecRecord, CaptureError> {
+    let (path, argv) = arguments(proc, task.tid)?;
+    let root = open_link(proc, task.tid, "root")?;
+    let cwd = open_link(proc, task.tid, "cwd")?;
+    Ok(ExecRecord { task: task.clone(), path, argv, root, cwd })
 }
 
 pub(super) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
@@ -46,7 +49,7 @@ pub(super) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Resul
         std::thread::sleep(Duration::from_micros(200));
     }
     let argv = command_line(proc, tid)?;
-    let task = proc.task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))?;
+    let task = task(proc, tid)?;
     let (root, cwd) = (open_link(proc, tid, "root")?, open_link(proc, tid, "cwd")?);
     Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd })
 }

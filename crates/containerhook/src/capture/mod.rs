@@ -61,9 +61,14 @@ impl std::fmt::Display for CaptureError {
     }
 }
 
-/// Reads the execution that `tid` is held in. It may wait for the caller's pages to come from its disk.
-pub(crate) fn capture(proc: &HostProc, tid: i32) -> Result<ExecRecord, CaptureError> {
-    memory::capture(proc, tid)
+/// Who is held. It waits for nothing but the kernel.
+pub(crate) fn task(proc: &HostProc, tid: i32) -> Result<TaskFacts, CaptureError> {
+    memory::task(proc, tid)
+}
+
+/// Reads the execution that this task is held in. It may wait for the caller's pages to come from its disk.
+pub(crate) fn capture(proc: &HostProc, task: &TaskFacts) -> Result<ExecRecord, CaptureError> {
+    memory::capture(proc, task)
 }
 
 /// Reads an execution that could not be held (no descriptor was left), from what the process has become.

@@ -244,7 +244,8 @@ impl Worker {
             let through = || {
                 let inside = theirs.as_ref().filter(|_| made.bundle.is_some())?.strip_prefix("/").ok()?;
                 // The shim or conmon outlives the runtime.
-                let lasting = self.proc.namespace(parent, "mnt").is_ok_and(|ns| ns == made.task.mnt_ns);
+                let mounts = |pid| self.proc.namespace(pid, "mnt").ok();
+                let lasting = mounts(made.task.tid).is_some_and(|ns| mounts(parent) == Some(ns));
                 let pid = if lasting { parent } else { made.task.tgid };
                 Some(self.proc.path(pid, "root").join(inside))
             };

@@ -14,26 +14,22 @@ use crate::config::Config;
 use crate::entrypoint;
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, LifeId};
-use crate::proc::HostProc;
+use crate::proc::{HostProc, TaskFacts};
 
 #[allow(clippy::too_many_arguments, reason = "the facts of one execution")]
 pub(super) fn entry(
     proc: &HostProc,
     hold: HoldId,
-    tid: i32,
+    task: &TaskFacts,
     stopped: bool,
     candidates: Vec<LifeId>,
     executable: Option<String>,
     at: Instant,
     time: SystemTime,
 ) -> Outcome {
-    let task = match proc.task_facts(tid) {
-        Ok(task) => task,
-        Err(_) => return Outcome::Passed { hold, why: None },
-    };
-    let command_line = || capture::command_line(proc, tid);
+    let command_line = || capture::command_line(proc, task.tid);
     let before = if stopped { Vec::new() } else { command_line().unwrap_or_default() };
-    let args = if stopped { command_line() } else { capture::arguments(proc, tid) }.unwrap_or_default();
+    let args = if stopped { command_line() } else { capture::arguments(proc, task.tid) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
     let ancestors = proc.ancestors(task.tgid);
