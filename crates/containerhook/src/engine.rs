@@ -38,6 +38,7 @@ use crate::pool::Pool;
 use crate::private_table;
 use crate::proc::HostProc;
 use crate::runtime::Search;
+use crate::seldom::Seldom;
 use crate::sys::{Bell, Poll};
 use crate::work::{Creation, Job, Outcome, Ward};
 
@@ -165,6 +166,8 @@ struct Engine {
     capture: Capture,
     exits: Exits,
     exec_watch: Option<ExecWatch>,
+    /// Whether that has missed something.
+    misses: Seldom,
     /// When this began to listen, in clock ticks since boot: what was there before is no news.
     started: u64,
     exit_backend: ExitBackend,
@@ -244,6 +247,7 @@ impl Engine {
             let due = [
                 self.lifecycle.next_due(),
                 self.exits.next_deadline(),
+                self.misses.due(),
                 self.reading.front().map(|(at, _)| *at),
                 self.doubts.front().map(|doubt| doubt.until),
                 self.unwatched.first().map(|_| self.watch_again_at),
@@ -257,8 +261,7 @@ impl Engine {
             // After the ends are read, and before they are settled: a container that was seen to run is known when its end is.
             if let Some(exec_watch) = &mut self.exec_watch {
                 exec_watch.drain(&mut seen);
-                let missed = exec_watch.missed();
-                if missed.untold > 0 {
+                if self.misses.is_time(seen.len() >= 16, at) && exec_watch.missed().untold > 0 {
                     self.apply(Input::Overflow { time });
                     self.look();
                 }

@@ -92,6 +92,7 @@ mod pool;
 mod private_table;
 mod proc;
 mod runtime;
+mod seldom;
 mod stranger;
 mod sys;
 pub mod verify;

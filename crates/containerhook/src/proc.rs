@@ -160,10 +160,19 @@ impl HostProc {
     }
 }
 
-fn read_small(path: &Path) -> io::Result<String> {
+/// A file of proc that is written in one piece: what comes by one read, if there is room for more, is all of it.
+pub(crate) fn read_small(path: &Path) -> io::Result<String> {
     // Names in these files are bytes; the fields that are used are ASCII.
-    let mut bytes = Vec::with_capacity(2048);
-    File::open(path)?.take(64 << 10).read_to_end(&mut bytes)?;
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; 4096];
+    let mut length = file.read(&mut bytes)?;
+    if length == bytes.len() {
+        let mut more = Vec::new();
+        file.take(64 << 10).read_to_end(&mut more)?;
+        bytes.extend(more);
+        length = bytes.len();
+    }
+    bytes.truncate(length);
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 

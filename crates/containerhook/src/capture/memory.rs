@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fanotify::InodeId;
 
 use super::{CaptureError, ExecRecord};
-use crate::proc::{HostProc, TaskFacts};
+use crate::proc::{HostProc, TaskFacts, read_small};
 
 /// What the kernel takes at the most for arguments and environment together: three quarters of `_STK_LIM`
 /// (`bprm_stack_limits` in fs/exec.c), and for one string: `MAX_ARG_STRLEN`, 32 pages.
@@ -64,7 +64,7 @@ pub(super) fn command_line(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, C
 pub(super) fn arguments(proc: &HostProc, tid: i32) -> Result<(OsString, Vec<OsString>), CaptureError> {
     let call = held_call(proc, tid)?;
     let Some(layout) = layout(call.number) else { return Err(CaptureError::NotExec(call.number)) };
-    let memory = Memory::open(proc, tid)?;
+    let mut memory = Memory::open(proc, tid)?;
     let path = memory.string(call.arguments[layout.path])?;
     let mut argv = Vec::new();
     let mut left = MOST_BYTES;
@@ -151,8 +151,7 @@ fn held_call(proc: &HostProc, tid: i32) -> Result<Call, CaptureError> {
     let started = Instant::now();
     let mut turns = 0u32;
     loop {
-        let text =
-            std::fs::read_to_string(&path).map_err(|e| gone_or("cannot read the caller's system call", e))?;
+        let text = read_small(&path).map_err(|e| gone_or("cannot read the caller's system call", e))?;
         if let Some(call) = parse_call(&text) {
             return Ok(call);
         }
@@ -184,12 +183,15 @@ fn parse_call(text: &str) -> Option<Call> {
 /// take from another pid namespace.
 struct Memory {
     file: File,
+    /// What was read last, and where: most arguments are short, and lie one behind the other.
+    near: Vec<u8>,
+    near_at: u64,
 }
 
 impl Memory {
     fn open(proc: &HostProc, tid: i32) -> Result<Memory, CaptureError> {
         let file = File::open(proc.path(tid, "mem")).map_err(|e| gone_or(READ, e))?;
-        Ok(Memory { file })
+        Ok(Memory { file, near: Vec::new(), near_at: 0 })
     }
 
     /// Reads up to `into.len()` bytes; fewer where the mapping ends, for the kernel reads page by page. At least one byte,
@@ -203,22 +205,35 @@ impl Memory {
         }
     }
 
+    /// What lies from here to the end of its page, or less. At least one byte, or an error.
+    fn rest_of_page(&mut self, at: u64) -> Result<&[u8], CaptureError> {
+        let known = at.checked_sub(self.near_at).and_then(|skip| usize::try_from(skip).ok());
+        let skip = match known.filter(|skip| *skip < self.near.len()) {
+            Some(skip) => skip,
+            None => {
+                let mut page = [0u8; PAGE];
+                let got = self.read(at, &mut page[..PAGE - (at as usize % PAGE)])?;
+                self.near.clear();
+                self.near.extend_from_slice(&page[..got]);
+                self.near_at = at;
+                0
+            }
+        };
+        Ok(&self.near[skip..])
+    }
+
     /// A string, which ends at its first zero byte.
-    fn string(&self, pointer: u64) -> Result<OsString, CaptureError> {
+    fn string(&mut self, pointer: u64) -> Result<OsString, CaptureError> {
         let mut string = Vec::new();
-        let mut chunk = [0u8; PAGE];
         let mut at = pointer;
-        // Most arguments are short, and many lie together in one page.
-        let mut ask = 256.min(PAGE - (at as usize % PAGE));
         while string.len() <= MOST_STRING {
-            let got = self.read(at, &mut chunk[..ask])?;
-            if let Some(end) = chunk[..got].iter().position(|byte| *byte == 0) {
-                string.extend_from_slice(&chunk[..end]);
+            let page = self.rest_of_page(at)?;
+            if let Some(end) = page.iter().position(|byte| *byte == 0) {
+                string.extend_from_slice(&page[..end]);
                 return Ok(OsString::from_vec(string));
             }
-            string.extend_from_slice(&chunk[..got]);
-            at = at.wrapping_add(got as u64);
-            ask = PAGE - (at as usize % PAGE);
+            string.extend_from_slice(page);
+            at = at.wrapping_add(page.len() as u64);
         }
         Err(CaptureError::Io(
             "an argument is longer than execve takes",

@@ -142,6 +142,7 @@ impl Engine {
             capture,
             exits,
             exec_watch,
+            misses: Default::default(),
             started: own_start_time(),
             exit_backend,
             lifecycle: Lifecycle::new(rules),

@@ -32,12 +32,16 @@ use self::stat::{Proc, Stat};
 use self::sys::{Bell, Epoll, Interest, Ready};
 use crate::bpf::{Loader, Refused};
 use crate::proc::HostProc;
+use crate::seldom::Seldom;
 
 /// How long an end waits for its status where the parent has not reaped yet and the kernel shows it only then.
 const REAP_GRACE: Duration = Duration::from_millis(100);
 
 /// How soon a process without a pidfd that is exiting is looked at again, the first time and at last.
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(1)];
+
+/// So many ends at once are a burst.
+const MANY: usize = 16;
 
 /// Tokens above any pid.
 const BELL: u64 = u64::MAX;
@@ -127,6 +131,7 @@ pub(crate) struct Exits {
     bell: Bell,
     proc: Proc,
     records: Option<Records>,
+    losses: Seldom,
     /// Runtimes that make a process whose pid will be known late: since when, and which.
     makers: BTreeSet<(u64, i32)>,
     /// Whether to wait for the parent to reap.
@@ -169,6 +174,7 @@ impl Exits {
             bell: Bell::new().map_err(OpenError::Pidfd)?,
             proc: Proc::new(proc),
             records: None,
+            losses: Seldom::default(),
             makers: BTreeSet::new(),
             status_by_pidfd: false,
             watched: HashMap::new(),
@@ -231,7 +237,7 @@ impl Exits {
 
     /// When to call [`drain`](Self::drain) even if [`fd`](Self::fd) is not readable.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.unreaped.first().map(|(at, _)| *at)
+        self.unreaped.first().map(|(at, _)| *at).into_iter().chain(self.losses.due()).min()
     }
 
     /// How many are watched.
@@ -415,11 +421,14 @@ impl Exits {
 
     fn read_records(&mut self) {
         let Some(mut records) = self.records.take() else { return };
+        let mut read = 0;
         while let Some(record) = records.next() {
             self.recorded(&mut records, &record);
+            read += 1;
         }
         let mut in_doubt = Vec::new();
-        if records.has_lost() {
+        // Many at once may have been more than the ring has room for.
+        if self.losses.is_time(read >= MANY, Instant::now()) && records.has_lost() {
             let all: Vec<Process> =
                 self.watched.iter().map(|(&pid, w)| Process { pid, start_time: w.start_time }).collect();
             for process in all {
