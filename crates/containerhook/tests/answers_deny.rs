@@ -49,10 +49,6 @@ trait Engine {
     fn remove(&self, name: &str) -> Result<()>;
     /// All containers, tasks and what else it lists by container.
     fn lists(&self) -> Result<Vec<String>>;
-    /// Whether any exec that fails leaves files until its container is removed: then one that is refused leaves no others.
-    fn leaves_failed_execs(&self) -> bool {
-        false
-    }
     /// Whether each container has a shim, with a socket of its own.
     fn has_shims(&self) -> bool {
         true
@@ -162,12 +158,6 @@ impl Engine for RootPodman {
         false
     }
 
-    /// Podman 4.3 leaves the folder of a session whose program is not there, where its own folder has a path of 40 characters or
-    /// more; nobody is refused for that.
-    fn leaves_failed_execs(&self) -> bool {
-        true
-    }
-
     /// The exit code of an init that ends while Podman fails to start it: a file of a few bytes on a tmpfs.
     fn leaves(&self) -> &'static [&'static str] {
         &["run/libpod/exits"]
@@ -259,24 +249,16 @@ fn refused_at_exec(engine: &dyn Engine, runtime: &Runtime, seen: &Seen) -> Resul
     let refused = listener.wait_for("the refusal is told", |records| the_refused(records, Exec))?;
     ensure!(refused.event.id() == id);
     ensure!(refused.event.exec().context("no words")?.args == ["/bin/echo", RUNS]);
-    let mut kinds = vec![PreCreate, Created, Started, Exec, Exec, Exec, Stopped, Deleted];
-    let mut habits = Vec::new();
-    if engine.leaves_failed_execs() {
-        let after = wait_settled(&places, &[&id])?;
-        let left = after.shapes_beyond(&before);
-        let failed = engine.exec(&name, &["/bin/there-is-none"])?;
-        ensure!(!failed.status.success(), "{failed:?}");
-        kinds.insert(3, Exec);
-        let by_failed = wait_settled(&places, &[&id])?.shapes_beyond(&after);
-        ensure!(left.iter().all(|shape| by_failed.contains(shape)), "{left:#?}, not {by_failed:#?}");
-        habits = [left, by_failed].concat();
-    }
-    places.wait_clean_but_habits(&before, &[&id], engine.leaves(), &habits)?;
+    places.wait_clean_but(&before, &[&id], engine.leaves())?;
 
     ensure!(engine.exec(&name, &["/bin/echo", "third"])?.ok()?.stdout == "third\n");
     engine.remove(&name)?;
     places.wait_clean_but(&before, &[&id], engine.leaves())?;
-    let records = listener.wait_besides(&id, &kinds, &[Killed, ExecStopped])?;
+    let records = listener.wait_besides(
+        &id,
+        &[PreCreate, Created, Started, Exec, Exec, Exec, Stopped, Deleted],
+        &[Killed, ExecStopped],
+    )?;
     ensure!(
         records
             .iter()

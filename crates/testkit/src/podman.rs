@@ -235,10 +235,11 @@ network_config_dir = "{w}/networks"
     )
 }
 
+/// A `runroot` of more than 50 characters is taken by every command but the cleanup that conmon executes, which refuses it.
 fn storage_text(scratch: &Scratch) -> String {
     let w = scratch.path().display();
     format!(
-        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{w}/storage\"\nrunroot = \"{w}/run/storage\"\n\
+        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{w}/storage\"\nrunroot = \"{w}/r\"\n\
          rootless_storage_path = \"{w}/storage\"\n"
     )
 }

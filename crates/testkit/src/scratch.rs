@@ -16,6 +16,23 @@ static IN_USE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 const PREFIX: &str = "containerhook-";
 
+/// In another scratch folder: paths are to be short. Podman's own cleanup refuses a folder of more than 50 characters, and then
+/// leaves what it should have removed, and who waits for it waits for 20 s.
+const SHORT_PREFIX: &str = "ch-";
+
+/// What makes each name one that occurs nowhere else.
+const RANDOM: usize = 8;
+
+/// Is it a scratch folder by its name? Only names of this making count: a common word would hit strangers.
+fn is_scratch(path: &Path) -> bool {
+    let begins = |path: &Path, prefix: &str| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    };
+    let in_another = path.parent().is_some_and(|parent| begins(parent, PREFIX));
+    let short = || path.file_name().is_some_and(|name| name.len() == SHORT_PREFIX.len() + RANDOM);
+    begins(path, PREFIX) || (in_another && begins(path, SHORT_PREFIX) && short())
+}
+
 /// A folder for one fixture. Dropping it kills the processes that mention its name in their arguments, working
 /// directory or cgroup, unmounts what lies below it, removes cgroups of that name, and removes the folder.
 #[derive(Debug)]
@@ -44,8 +61,8 @@ impl Scratch {
         // Not /tmp: it may be a tmpfs that is too small, or one that overlay refuses as an upper folder.
         let base = base.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let folder = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .rand_bytes(8)
+            .prefix(if is_scratch(&base) { SHORT_PREFIX } else { PREFIX })
+            .rand_bytes(RANDOM)
             .tempdir_in(&base)
             .with_context(|| format!("making a scratch folder in {}", base.display()))?;
         let path = folder.keep();
@@ -136,10 +153,7 @@ impl Leftovers {
     /// What carries the name of the scratch folder that `path` is, or lies in.
     #[must_use]
     pub fn of(path: &Path) -> Self {
-        // Only names of this making: a common word would hit strangers.
-        let is_ours =
-            |p: &&Path| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
-        let Some(path) = path.ancestors().find(is_ours) else { return Self::default() };
+        let Some(path) = path.ancestors().find(|path| is_scratch(path)) else { return Self::default() };
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else { return Self::default() };
         let me = Process::me();
         let carries = |p: &Process| {
@@ -214,5 +228,24 @@ fn folders_below(folder: PathBuf, found: &mut Vec<PathBuf>) {
     found.push(folder);
     for folder in below {
         folders_below(folder, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_folders_are_known_by_their_names() {
+        for (path, is) in [
+            ("/var/tmp/containerhook-5c8gbmM1", true),
+            ("/var/tmp/containerhook-5c8gbmM1/ch-YcLk7PCI", true),
+            ("/var/tmp/containerhook-5c8gbmM1/ch-YcLk7PC", false),
+            ("/var/tmp/ch-YcLk7PCI", false),
+            ("/var/tmp/containerhook-5c8gbmM1/run", false),
+            ("/", false),
+        ] {
+            assert_eq!(is_scratch(Path::new(path)), is, "{path}");
+        }
     }
 }

@@ -93,28 +93,11 @@ impl Places {
 
     /// As [`wait_clean`](Self::wait_clean), but for what lies in these folders of the engine.
     pub fn wait_clean_but(&self, before: &Traces, ids: &[&str], but: &[&str]) -> Result<()> {
-        self.wait_clean_but_habits(before, ids, but, &[])
-    }
-
-    /// And but for files as the engine leaves them anyhow, no more than there are of these.
-    pub fn wait_clean_but_habits(
-        &self,
-        before: &Traces,
-        ids: &[&str],
-        but: &[&str],
-        habits: &[String],
-    ) -> Result<()> {
         let but: Vec<PathBuf> = but.iter().map(|folder| self.own.join(folder)).collect();
         let mut left = String::new();
         let clean = wait_until("nothing is left behind", Duration::from_secs(20), || {
             let mut now = self.traces(ids);
             now.files.retain(|file| !but.iter().any(|folder| file.starts_with(folder)));
-            let mut habits = habits.to_vec();
-            now.files.retain(|file| {
-                let habit = habits.iter().position(|habit| *habit == shape(file));
-                let new = !before.files.contains(file);
-                habit.filter(|_| new).map(|habit| habits.swap_remove(habit)).is_none()
-            });
             left = now.beyond(before);
             left.is_empty().then_some(())
         });
@@ -122,21 +105,7 @@ impl Places {
     }
 }
 
-/// A path without what is different each time: long hexadecimal names, and digits at the end.
-fn shape(path: &Path) -> String {
-    let part = |part: &str| match part.len() {
-        64 if part.bytes().all(|byte| byte.is_ascii_hexdigit()) => "*".to_owned(),
-        _ => part.trim_end_matches(|end: char| end.is_ascii_digit()).to_owned(),
-    };
-    path.to_string_lossy().split('/').map(part).collect::<Vec<_>>().join("/")
-}
-
 impl Traces {
-    /// The shapes of the files that are here and were not there.
-    pub fn shapes_beyond(&self, before: &Traces) -> Vec<String> {
-        self.files.difference(&before.files).filter(|file| !is_the_engines(file)).map(|f| shape(f)).collect()
-    }
-
     /// What is here and was not there.
     fn beyond(&self, before: &Traces) -> String {
         let mut text = String::new();
