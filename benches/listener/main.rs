@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use benches::protocol::{self, Stamps};
 use clap::Parser;
-use containerhook::{ContainerEvent, ContainerNotifier, ExitBackend};
+use containerhook::{CaptureBackend, ContainerEvent, ContainerNotifier, ExitBackend};
 
 /// containerhook with a handler that returns at once
 #[derive(Debug, Parser)]
@@ -25,6 +25,9 @@ struct Listener {
     /// auto, bpf, pidfd-info or pidfd
     #[arg(long, default_value = "auto")]
     exits: String,
+    /// auto, memory, lookup or tracepoint
+    #[arg(long, default_value = "auto")]
+    capture: String,
     /// How long the handler sleeps, in milliseconds
     #[arg(long, default_value_t = 0)]
     delay: u64,
@@ -41,6 +44,13 @@ fn main() -> anyhow::Result<()> {
     let mut builder = ContainerNotifier::builder()
         .discover(listener.discover)
         .exec_watch(listener.exec_watch)
+        .capture(match listener.capture.as_str() {
+            "auto" => CaptureBackend::Auto,
+            "memory" => CaptureBackend::Memory,
+            "lookup" => CaptureBackend::Lookup,
+            "tracepoint" => CaptureBackend::Tracepoint,
+            other => anyhow::bail!("there is no capture backend {other}"),
+        })
         .exit_backend(match listener.exits.as_str() {
             "auto" => ExitBackend::Auto,
             "bpf" => ExitBackend::Bpf,

@@ -19,6 +19,8 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
         Arm::hook("containerhook, as by default (bpf exits, exec watch)", &["--exec-watch"]),
         Arm::hook("containerhook, bpf exits", &["--exits", "bpf"]),
         Arm::hook("containerhook, pidfd exits", &["--exits", "pidfd"]),
+        Arm::hook("containerhook, arguments by the look-up", &["--capture", "lookup"]),
+        Arm::hook("containerhook, arguments by the tracepoint", &["--capture", "tracepoint"]),
     ];
     let (execs, calls) = (ctx.pick(100, 300), 200_000);
     // The system calls are measured in the same blocks as the execs, and kept apart.

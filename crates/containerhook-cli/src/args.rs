@@ -113,7 +113,7 @@ pub(crate) struct ListenArgs {
     /// Where the host's file system is seen, for a listener in a container [env: HOST_ROOT]
     #[arg(long, value_name = "DIR", help_heading = "What to listen to")]
     host_root: Option<PathBuf>,
-    /// How held executions are read: auto, memory (in the host's pid namespace), lookup (in another one, with BPF)
+    /// How held executions are read: auto, memory (in the host's pid namespace), lookup (in another one, with BPF), tracepoint (without CAP_SYS_PTRACE; it costs every system call of the host)
     #[arg(long, value_name = "HOW", default_value = "auto", hide_possible_values = true)]
     #[arg(help_heading = "What to listen to")]
     capture: CaptureArg,
@@ -145,6 +145,7 @@ enum CaptureArg {
     Auto,
     Memory,
     Lookup,
+    Tracepoint,
 }
 
 impl From<CaptureArg> for CaptureBackend {
@@ -153,6 +154,7 @@ impl From<CaptureArg> for CaptureBackend {
             CaptureArg::Auto => CaptureBackend::Auto,
             CaptureArg::Memory => CaptureBackend::Memory,
             CaptureArg::Lookup => CaptureBackend::Lookup,
+            CaptureArg::Tracepoint => CaptureBackend::Tracepoint,
         }
     }
 }

@@ -11,5 +11,6 @@
 #include "exec.h"
 #include "exit.h"
 #include "lookup.h"
+#include "tracepoint.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

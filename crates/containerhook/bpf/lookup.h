@@ -17,10 +17,13 @@ enum {
 struct found {
 	u64 start;
 	u64 thread_start;
+	u64 exec_id;
 	u32 tid;
 	u32 tgid;
 	u32 ppid;
 	u32 mntns;
+	u32 userns;
+	u32 in_host_root; /* its mount namespace and its root are those of the host's first process */
 };
 
 struct {
@@ -63,7 +66,17 @@ INLINE int describe(struct pid *pid)
 	out->tgid = FIELD(0, task, tgid);
 	out->start = START_TICKS(0, leader);
 	out->ppid = FIELD(0, parent, tgid);
+	out->exec_id = FIELD(0, task, self_exec_id);
 	out->mntns = mount_namespace(0, task);
+	struct cred *cred = FIELD(0, task, real_cred);
+	struct user_namespace *userns = FIELD(0, cred, user_ns);
+	out->userns = FIELD(0, userns, ns.inum);
+	struct pid_namespace *first = FIELD(0, pid, numbers[0].ns);
+	struct task_struct *init = FIELD(0, first, child_reaper);
+	struct fs_struct *theirs = FIELD(0, task, fs), *hosts = FIELD(0, init, fs);
+	out->in_host_root = theirs && hosts && out->mntns == mount_namespace(0, init) &&
+			    FIELD(0, theirs, root.dentry) == FIELD(0, hosts, root.dentry) &&
+			    FIELD(0, theirs, root.mnt) == FIELD(0, hosts, root.mnt);
 	return LOOKUP_FOUND;
 }
 

@@ -27,10 +27,13 @@ const ATTEMPTS: u32 = 64;
 struct Record {
     start: u64,
     thread_start: u64,
+    exec_id: u64,
     tid: u32,
     tgid: u32,
     ppid: u32,
     mount_namespace: u32,
+    user_namespace: u32,
+    in_host_root: u32,
 }
 
 // SAFETY: plain integers, without padding.
@@ -49,6 +52,12 @@ pub(crate) struct Found {
     pub(crate) parent: i32,
     /// The inode number of its mount namespace.
     pub(crate) mount_namespace: u32,
+    /// That of its user namespace.
+    pub(crate) user_namespace: u32,
+    /// How often it has executed a program so far.
+    pub(crate) exec_id: u64,
+    /// Its mount namespace and its root are those of the host's first process.
+    pub(crate) in_host_root: bool,
 }
 
 /// The program, for one group.
@@ -79,6 +88,9 @@ impl Lookup {
                         process: crate::exit::Process { pid: r.tgid as i32, start_time: r.start },
                         parent: r.ppid as i32,
                         mount_namespace: r.mount_namespace,
+                        user_namespace: r.user_namespace,
+                        exec_id: r.exec_id,
+                        in_host_root: r.in_host_root != 0,
                     }));
                 }
                 0 => return Err(io::Error::from_raw_os_error(libc::ENOENT)),

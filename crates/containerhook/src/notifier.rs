@@ -65,6 +65,10 @@ pub enum CaptureBackend {
     /// at `HOST_ROOT/proc` shows its memory. For a listener in another pid namespace. Needs `CAP_BPF`, `CAP_PERFMON` and
     /// `CAP_SYS_PTRACE`.
     Lookup,
+    /// BPF programs note the arguments of every execve of the host. For a listener that may not read another process's
+    /// memory. Needs `CAP_BPF` and `CAP_PERFMON`, and costs every system call of the host some 50 ns while it is used. An
+    /// execution of which a page is not in memory is let go on, and told with `held` false.
+    Tracepoint,
 }
 
 /// The shortest limit of a watchdog: an engine is late by more than this now and then where the processors are busy.

@@ -97,11 +97,17 @@ impl HostProc {
     }
 
     pub(crate) fn task_facts(&self, tid: i32) -> io::Result<TaskFacts> {
+        let mut facts = self.plain_facts(tid)?;
+        facts.user_ns = self.namespace(tid, "user")?;
+        Ok(facts)
+    }
+
+    /// All but its user namespace, which only some may look at.
+    pub(crate) fn plain_facts(&self, tid: i32) -> io::Result<TaskFacts> {
         let status = read_small(&self.path(tid, "status"))?;
         let mut facts = parse_status(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         facts.tid = tid;
         facts.start_time = self.stat(facts.tgid)?.start_time;
-        facts.user_ns = self.namespace(tid, "user")?;
         Ok(facts)
     }
 

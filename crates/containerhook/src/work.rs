@@ -8,6 +8,7 @@ mod existing;
 mod init;
 mod stranger;
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -20,7 +21,7 @@ use self::entry::entry;
 use self::existing::existing_container;
 use self::init::{find_exec, find_init, until_reaped};
 use crate::bundle::{self, Caller};
-use crate::capture::{self, CaptureError};
+use crate::capture::{CaptureError, Reader, Sighting};
 use crate::cgroup::{self, Cgroup};
 use crate::cmdline::{Invocation, Verb};
 use crate::config::Config;
@@ -29,20 +30,29 @@ use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::Changes;
 use crate::outlet::Level;
-use crate::proc::{HostProc, TaskFacts};
+use crate::proc::TaskFacts;
 use crate::runtime::{self, Binary, Search};
 
 pub use self::existing::existing;
 
 pub(crate) enum Job {
     /// A marked runtime is held at its exec.
-    Command { hold: HoldId, tid: i32, binary: Arc<Binary>, at: Instant, time: SystemTime },
+    Command { hold: HoldId, sighting: Sighting, binary: Arc<Binary>, at: Instant, time: SystemTime },
+    /// A marked runtime was let go on, as not all of its arguments could be read: they are its command line now.
+    After {
+        life: LifeId,
+        sighting: Sighting,
+        before: Vec<OsString>,
+        binary: Arc<Binary>,
+        at: Instant,
+        time: SystemTime,
+    },
     /// A marked runtime was executed that could not be held.
     Passed { life: LifeId, tid: i32, binary: Arc<Binary>, at: Instant, time: SystemTime },
     /// A file that is a container's entrypoint is held at its exec.
     Entry {
         hold: HoldId,
-        tid: i32,
+        sighting: Sighting,
         /// It was stopped after its exec, not held in it.
         stopped: bool,
         candidates: Vec<LifeId>,
@@ -90,6 +100,17 @@ pub(crate) enum Outcome {
     Lost {
         hold: HoldId,
         why: String,
+        time: SystemTime,
+    },
+    /// Not all of its arguments can be read while it is held.
+    Unread {
+        hold: HoldId,
+        why: String,
+        sighting: Sighting,
+        /// Its command line until now.
+        before: Vec<OsString>,
+        binary: Arc<Binary>,
+        at: Instant,
         time: SystemTime,
     },
     /// conmon is about to run a runtime for this container.
@@ -223,8 +244,7 @@ pub(crate) struct Worker {
     pub(crate) group: Weak<Group>,
     /// The user namespace whose root is the host's.
     pub(crate) user_ns: u64,
-    pub(crate) host_root: PathBuf,
-    pub(crate) proc: HostProc,
+    pub(crate) reader: Reader,
 }
 
 /// Which of the pools of workers a job runs in.
@@ -261,33 +281,48 @@ impl Worker {
 
     pub(crate) fn run(&self, job: Job, ward: Ward) -> Option<Outcome> {
         // Only what the kernel itself answers is looked at to know whose it is.
-        let task = match job {
-            Job::Command { tid, .. } | Job::Passed { tid, .. } | Job::Entry { tid, .. } => {
-                with_descriptors(|| capture::task(&self.proc, tid))
+        let task = match &job {
+            Job::Command { sighting, .. } | Job::After { sighting, .. } | Job::Entry { sighting, .. } => {
+                with_descriptors(|| self.reader.facts(sighting))
             }
+            Job::Passed { tid, .. } => with_descriptors(|| self.reader.facts(&(*tid).into())),
             _ => Err(CaptureError::Gone),
         };
         if self.is_others(&task, ward) {
             return Some(Outcome::NotTrusted(job));
         }
         match job {
-            Job::Command { hold, tid, binary, at, time } => {
-                let record = task.and_then(|task| with_descriptors(|| capture::capture(&self.proc, &task)));
-                Some(self.command(hold, tid, record, &binary, at, time))
+            Job::Command { hold, sighting, binary, at, time } => {
+                // Asked before it may have gone on.
+                let traced = sighting.traced.is_some();
+                let before = traced.then(|| self.reader.command_line(sighting.tid).unwrap_or_default());
+                let record = task.and_then(|task| with_descriptors(|| self.reader.capture(&sighting, &task)));
+                if let (Err(error @ CaptureError::Gap(..)), Some(before)) = (&record, before) {
+                    let why = error.to_string();
+                    return Some(Outcome::Unread { hold, why, sighting, before, binary, at, time });
+                }
+                Some(self.command(hold, sighting.tid, record, &binary, at, time))
+            }
+            Job::After { life, sighting, before, binary, at, time } => {
+                let record =
+                    task.and_then(|task| with_descriptors(|| self.reader.after(&sighting, &task, &before)));
+                Some(self.command(life, sighting.tid, record, &binary, at, time))
             }
             Job::Passed { life, tid, binary, at, time } => {
-                let record = with_descriptors(|| capture::passed(&self.proc, tid, Some(inode_of(&binary))));
+                let record = with_descriptors(|| self.reader.passed(tid, inode_of(&binary)));
                 Some(self.command(life, tid, record, &binary, at, time))
             }
-            Job::Entry { hold, stopped, candidates, executable, at, time, .. } => Some(match task {
-                Ok(task) => entry(&self.proc, hold, &task, stopped, candidates, executable, at, time),
+            Job::Entry { hold, sighting, stopped, candidates, executable, at, time } => Some(match task {
+                Ok(task) => {
+                    entry(&self.reader, hold, &sighting, &task, stopped, candidates, executable, at, time)
+                }
                 Err(_) => Outcome::Passed { hold, why: None },
             }),
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))
             }
             Job::FindInit { life, creation, mark } => {
-                let found = find_init(&self.proc, &creation);
+                let found = find_init(&self.reader.proc, &creation);
                 // What could not be resolved before the root was put together can be now, in the root itself.
                 let entry = match (&found, mark) {
                     (Ok(init), Some(config)) => self.mark_entry_of(*init, &creation, &config).ok(),
@@ -306,7 +341,7 @@ impl Worker {
                     .collect();
                 let found = known
                     .into_iter()
-                    .filter_map(|found| existing_container(&self.proc, &search, found))
+                    .filter_map(|found| existing_container(&self.reader.proc, &search, found))
                     .collect();
                 Some(Outcome::Existing { found, strangers })
             }
@@ -314,21 +349,22 @@ impl Worker {
                 Some(self.stranger(init, ancestors, &search, existing, time))
             }
             Job::UntilReaped { process, status, time } => {
-                until_reaped(&self.proc, process);
+                until_reaped(&self.reader.proc, process);
                 Some(Outcome::Ended { process, status, time })
             }
             Job::FindExec { life, runtime, creation } => {
-                let found = find_exec(&self.proc, &creation);
+                let found = find_exec(&self.reader.proc, &creation);
                 Some(Outcome::Exec { life, runtime, found, time: SystemTime::now() })
             }
             Job::Cgroup { process } => {
-                let cgroup = Arc::new(Cgroup::of(&self.proc, process.pid, &self.host_root)?);
+                let cgroup = Arc::new(Cgroup::of(&self.reader.proc, process.pid, &self.reader.host_root)?);
                 // The pid is asked after: what was read is this very process's.
-                let same = self.proc.stat(process.pid).is_ok_and(|now| now.start_time == process.start_time);
+                let same =
+                    self.reader.proc.stat(process.pid).is_ok_and(|now| now.start_time == process.start_time);
                 same.then_some(Outcome::Cgroup { process, cgroup })
             }
             Job::KillCgroup { process } => {
-                let why = cgroup::kill(&self.proc, process, &self.host_root).err()?;
+                let why = cgroup::kill(&self.reader.proc, process, &self.reader.host_root).err()?;
                 Some(Outcome::Unkillable { process, why })
             }
             Job::Count { process, cgroup } => {

@@ -186,6 +186,7 @@ fn the_listener_itself() -> Result<()> {
     let capture = match said("LISTENER_CAPTURE").as_deref() {
         Some("memory") => CaptureBackend::Memory,
         Some("lookup") => CaptureBackend::Lookup,
+        Some("tracepoint") => CaptureBackend::Tracepoint,
         _ => CaptureBackend::Auto,
     };
     let deny: Option<EventKind> = said("LISTENER_DENY").map(|word| word.parse()).transpose()?;
@@ -303,16 +304,23 @@ fn no_bpf(test: &str) -> Result<bool> {
 }
 
 #[test]
-fn the_look_up_in_the_hosts_own_namespaces() -> Result<()> {
+fn each_backend_in_the_hosts_own_namespaces() -> Result<()> {
     need!(Root, Busybox, Runc);
     let _dog = watchdog(LIMIT);
-    if no_bpf("the_look_up_in_the_hosts_own_namespaces")? {
+    if no_bpf("each_backend_in_the_hosts_own_namespaces")? {
         return Ok(());
     }
+    for backend in [CaptureBackend::Memory, CaptureBackend::Lookup, CaptureBackend::Tracepoint] {
+        a_life_in_the_hosts_own_namespaces(backend).with_context(|| format!("{backend:?}"))?;
+    }
+    Ok(())
+}
+
+fn a_life_in_the_hosts_own_namespaces(backend: CaptureBackend) -> Result<()> {
     let runtime = Runtime::runc()?;
-    let builder = support::only([runtime.path()]).capture(CaptureBackend::Lookup);
+    let builder = support::only([runtime.path()]).capture(backend);
     let listener = support::Listener::start(builder, |_: &ContainerEvent| ())?;
-    ensure!(listener.status()?.capture_backend == CaptureBackend::Lookup);
+    ensure!(listener.status()?.capture_backend == backend);
     let bundle = Bundle::builder(unique_id("lookup")).script("exit 7").build()?;
     let init = runtime.create(&bundle)?;
     runtime.start(bundle.id())?;
@@ -335,6 +343,7 @@ fn a_listener_in_its_own_pid_namespace() -> Result<()> {
     }
     let runtime = Runtime::runc()?;
     works_with(&Place::Namespaces, &runtime, None, "lookup")?;
+    works_with(&Place::Namespaces, &runtime, Some(CaptureBackend::Tracepoint), "tracepoint")?;
     // What cannot work there is refused, with the reason.
     let orders = Orders { capture: Some(CaptureBackend::Memory), ..Orders::default() };
     match Place::Namespaces.begin(&runtime.path(), &orders)? {
@@ -355,6 +364,10 @@ fn a_listener_in_a_container() -> Result<()> {
     for (own_pids, used) in [(true, "lookup"), (false, "memory")] {
         let place = Place::Container { own_pids, capabilities: CAPABILITIES.to_vec() };
         works_with(&place, &runtime, None, used)?;
+        works_with(&place, &runtime, Some(CaptureBackend::Tracepoint), "tracepoint")?;
+        // Without the right to read another process's memory the next best is used.
+        let capabilities = CAPABILITIES.into_iter().filter(|it| *it != "CAP_SYS_PTRACE").collect();
+        works_with(&Place::Container { own_pids, capabilities }, &runtime, None, "tracepoint")?;
     }
     Ok(())
 }
@@ -378,15 +391,15 @@ fn each_capability_is_needed_or_not_and_never_half() -> Result<()> {
                     listener.stop()?;
                 }
                 Begun::Refused(why) => {
+                    eprintln!("without {without}, own pids {own_pids}: {why}");
                     ensure!(why.contains(without), "{without} was missing, and not named: {why}");
                     needed.insert((own_pids, without));
                 }
             }
         }
     }
-    // The rest is in what CAP_SYS_ADMIN may.
-    let both = |name| [(true, name), (false, name)];
-    let known = BTreeSet::from_iter(both("CAP_SYS_ADMIN").into_iter().chain(both("CAP_SYS_PTRACE")));
+    // The tracepoint does without CAP_SYS_PTRACE, and the rest is in what CAP_SYS_ADMIN may.
+    let known = BTreeSet::from([(true, "CAP_SYS_ADMIN"), (false, "CAP_SYS_ADMIN")]);
     ensure!(needed == known, "{needed:?}");
     Ok(())
 }

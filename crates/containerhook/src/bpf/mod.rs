@@ -22,6 +22,7 @@ use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 
 pub(crate) use self::clock::Clock;
 use self::object::Object;
+pub(crate) use self::sys::Tracefs;
 use crate::proc::HostProc;
 
 /// Why a part could not be had from the kernel, in words for the user.
@@ -31,7 +32,7 @@ pub(crate) struct Refused(String);
 
 impl Refused {
     /// The words of an error and of its sources.
-    fn new(what: &str, error: &dyn std::error::Error) -> Refused {
+    pub(crate) fn new(what: &str, error: &dyn std::error::Error) -> Refused {
         let mut text = format!("{what}: {error}");
         let mut source = error.source();
         while let Some(cause) = source {
@@ -61,6 +62,8 @@ fn shorten(text: &str) -> String {
 pub(crate) struct Loader {
     state: State,
     sizes: Vec<(&'static str, u32)>,
+    /// Other values for constants of the programs.
+    constants: Vec<(&'static str, u32)>,
     /// Our pid as whoever uses the programs has it.
     own_pid: Option<i32>,
 }
@@ -82,7 +85,15 @@ impl Loader {
     /// For who names processes by the pids of this procfs. The programs name them by those of the kernel's first pid
     /// namespace; where these are others, on a host that is itself a container, everything is refused.
     pub(crate) fn for_pids_of(proc: &HostProc) -> Loader {
-        Loader { state: State::Unused, sizes: Vec::new(), own_pid: Some(proc.own_pid()) }
+        let own_pid = Some(proc.own_pid());
+        Loader { state: State::Unused, sizes: Vec::new(), constants: Vec::new(), own_pid }
+    }
+
+    /// With an array of this many places, whose number a constant of the programs says. Before anything is asked for.
+    pub(crate) fn with_places(mut self, map: &'static str, constant: &'static str, places: u32) -> Loader {
+        self.sizes.push((map, places));
+        self.constants.push((constant, places));
+        self
     }
 
     /// With another size for one map, to see what happens when it is full.
@@ -94,7 +105,7 @@ impl Loader {
 
     fn open(&mut self) -> Result<&mut Object, Refused> {
         if let State::Unused = self.state {
-            self.state = match Self::load(&self.sizes, self.own_pid) {
+            self.state = match Self::load(&self.sizes, &self.constants, self.own_pid) {
                 Ok(open) => State::Open(Box::new(open)),
                 Err(refused) => State::Refused(refused),
             };
@@ -106,8 +117,12 @@ impl Loader {
         }
     }
 
-    fn load(sizes: &[(&'static str, u32)], own_pid: Option<i32>) -> Result<Object, Refused> {
-        let object = Object::open(sizes)?;
+    fn load(
+        sizes: &[(&'static str, u32)],
+        constants: &[(&'static str, u32)],
+        own_pid: Option<i32>,
+    ) -> Result<Object, Refused> {
+        let object = Object::open(sizes, constants)?;
         if let Some(own) = own_pid {
             let seen = object.program("raw", c"", "whoami".to_owned())?.run(&[0]);
             let seen = seen.map_err(|error| Refused::new("run BPF program whoami", &error))?;
@@ -165,6 +180,31 @@ impl Loader {
         };
         load("btf")
             .or_else(|first: Refused| load("raw").map_err(|second| Refused(format!("{first}; {second}"))))
+    }
+
+    /// Loads programs that a program may go on as (a tail call), and puts them into a table in this order. They are to be
+    /// had as long as the table's descriptor is kept.
+    pub(crate) fn stages(&mut self, table: &'static str, names: &[&str]) -> Result<OwnedFd, Refused> {
+        let stages = self.descriptor(table)?;
+        let open = self.open()?;
+        for (index, name) in (0..).zip(names) {
+            let program = open.load_event(name)?;
+            sys::put(stages.as_fd(), index, program.as_fd()).map_err(|error| Refused::new(table, &error))?;
+        }
+        Ok(stages)
+    }
+
+    /// Loads a program and attaches it to an event that is named as tracefs has it: `syscalls/sys_enter_execve`.
+    pub(crate) fn attached(
+        &mut self,
+        tracefs: &Tracefs,
+        event: &str,
+        name: &str,
+    ) -> Result<Attached, Refused> {
+        let program = self.open()?.load_event(name)?;
+        let link = tracefs.id(event).and_then(|id| sys::attach_to_event(program.as_fd(), id));
+        let refused = |error| Refused::new(&format!("attach BPF program {name} to {event}"), &error);
+        Ok(Attached { _link: link.map_err(refused)? })
     }
 
     /// Loads a `raw_tp` program that is never attached but [run](Program::run).

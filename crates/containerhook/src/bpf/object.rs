@@ -36,10 +36,14 @@ const TRACEPOINTS: [&str; 4] =
     ["sched_process_exec", "sched_process_fork", "sched_process_exit", "mark_victim"];
 
 impl Object {
-    /// Parses it, relocates it for this kernel, and makes its maps, with other sizes for those that are named.
-    pub(super) fn open(sizes: &[(&'static str, u32)]) -> Result<Object, Refused> {
+    /// Parses it, relocates it for this kernel, and makes its maps, with other sizes for those that are named, and other
+    /// values for the constants that are.
+    pub(super) fn open(
+        sizes: &[(&'static str, u32)],
+        constants: &[(&'static str, u32)],
+    ) -> Result<Object, Refused> {
         let refused = |error: &dyn std::error::Error| Refused::new("load the BPF object", error);
-        let mut object = parse().map_err(|error| refused(&error))?;
+        let mut object = parse(constants).map_err(|error| refused(&error))?;
         let mut tracepoints = HashMap::new();
         // Types and their file are gone before anything is made.
         {
@@ -106,6 +110,11 @@ impl Object {
         self.load("raw_tp", name, sys::Purpose::RawTracepoint)
     }
 
+    /// Gives a program to the kernel that may be attached to an event of tracefs.
+    pub(super) fn load_event(&self, name: &str) -> Result<OwnedFd, Refused> {
+        self.load("tracepoint", name, sys::Purpose::Event)
+    }
+
     fn load(&self, kind: &str, name: &str, purpose: sys::Purpose) -> Result<OwnedFd, Refused> {
         let instructions =
             self.instructions(name).ok_or_else(|| Refused(format!("no BPF program {name}")))?;
@@ -129,10 +138,13 @@ impl Object {
     }
 }
 
-fn parse() -> Result<aya_obj::Object, aya_obj::ParseError> {
+fn parse(constants: &[(&'static str, u32)]) -> Result<aya_obj::Object, aya_obj::ParseError> {
     let mut object = aya_obj::Object::parse(OBJECT)?;
     let boottime_offset = Clock::new().boottime.to_ne_bytes();
-    object.patch_map_data([("boottime_offset", (boottime_offset.as_slice(), true))].into_iter().collect())?;
+    let values: Vec<[u8; 4]> = constants.iter().map(|(_, value)| value.to_ne_bytes()).collect();
+    let constants = constants.iter().zip(&values).map(|((name, _), value)| (*name, (value.as_slice(), true)));
+    let all = constants.chain([("boottime_offset", (boottime_offset.as_slice(), true))]);
+    object.patch_map_data(all.collect())?;
     Ok(object)
 }
 
@@ -194,7 +206,7 @@ mod tests {
                 "this kernel has no CONFIG_DEBUG_INFO_BTF",
             );
         };
-        let (mut by_part, mut by_all) = (parse().unwrap(), parse().unwrap());
+        let (mut by_part, mut by_all) = (parse(&[]).unwrap(), parse(&[]).unwrap());
         let before = by_all.clone();
         relocate(&mut by_part, &Types::parse(&bytes).unwrap()).unwrap();
         by_all.relocate_btf(&Btf::parse(&bytes, by_all.endianness).unwrap()).unwrap();

@@ -1,8 +1,10 @@
 //! bpf(2): programs, and what aya does with a map only for itself.
 
-use std::ffi::CStr;
-use std::io;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::path::Path;
 
 use aya_obj::generated::bpf_insn;
 
@@ -13,6 +15,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_MAP_FREEZE: libc::c_int = 22;
 
+const BPF_PROG_TYPE_TRACEPOINT: u32 = 5;
 const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_RAW_TP: u32 = 23;
@@ -103,6 +106,8 @@ pub(super) enum Purpose {
     Tracepoint(u32),
     /// `raw_tp`: any, or none.
     RawTracepoint,
+    /// An event of tracefs.
+    Event,
 }
 
 /// # Safety
@@ -126,6 +131,7 @@ pub(super) fn load(
     let (kind, attach_type, attach_type_id) = match purpose {
         Purpose::Tracepoint(id) => (BPF_PROG_TYPE_TRACING, BPF_TRACE_RAW_TP, id),
         Purpose::RawTracepoint => (BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0),
+        Purpose::Event => (BPF_PROG_TYPE_TRACEPOINT, 0, 0),
     };
     let mut attr = ProgramLoad {
         kind,
@@ -146,9 +152,17 @@ pub(super) fn load(
     unsafe { bpf(BPF_PROG_LOAD, &mut attr).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
+/// Puts a program into an array of programs.
+pub(super) fn put(map: BorrowedFd<'_>, index: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+    write_at(map, index, &program.as_raw_fd().to_ne_bytes())
+}
+
 /// Writes the one element of an array.
 pub(super) fn write(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
-    let key = 0u32;
+    write_at(map, 0, value)
+}
+
+fn write_at(map: BorrowedFd<'_>, key: u32, value: &[u8]) -> io::Result<()> {
     let mut attr = MapElement {
         fd: map.as_raw_fd() as u32,
         pad: 0,
@@ -177,6 +191,104 @@ pub(super) fn attach(program: BorrowedFd<'_>, tracepoint: Option<&CStr>) -> io::
     };
     // SAFETY: `name` is a C string that outlives the call; the descriptor is new, and nobody else owns it.
     unsafe { bpf(BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// The kernel's list of events, which is not mounted everywhere.
+pub(crate) struct Tracefs(OwnedFd);
+
+impl Tracefs {
+    /// Where it is mounted; else a mount of our own, that nobody sees and that goes with this.
+    pub(crate) fn open(host_root: &Path) -> io::Result<Tracefs> {
+        for place in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+            for root in [Path::new("/"), host_root] {
+                let path = root.join(&place[1..]);
+                if path.join("events/syscalls").is_dir() {
+                    return File::open(path).map(|dir| Tracefs(dir.into()));
+                }
+            }
+        }
+        const FSOPEN_CLOEXEC: libc::c_uint = 1;
+        const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+        const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+        let owned = |fd: libc::c_long| {
+            let fd = libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0);
+            // SAFETY: a descriptor that was returned is new, and ours.
+            fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).ok_or_else(io::Error::last_os_error)
+        };
+        let none = std::ptr::null::<libc::c_char>();
+        // SAFETY: the name is a C string, and the other pointers are null, as this command wants them.
+        unsafe {
+            let fs = owned(libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), FSOPEN_CLOEXEC))?;
+            if libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            owned(libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), FSMOUNT_CLOEXEC, 0)).map(Tracefs)
+        }
+    }
+
+    /// The number of an event, such as `syscalls/sys_enter_execve`.
+    pub(super) fn id(&self, event: &str) -> io::Result<u64> {
+        let path = CString::new(format!("events/{event}/id"))?;
+        // SAFETY: the path is a C string; a descriptor that is returned is new, and ours.
+        let mut file = unsafe {
+            let fd = libc::openat(self.0.as_raw_fd(), path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            File::from(OwnedFd::from_raw_fd(fd))
+        };
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// `struct perf_event_attr` in its first published size.
+#[repr(C)]
+#[derive(Default)]
+struct PerfEvent {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup: u32,
+    breakpoint: u32,
+    more: u64,
+}
+
+/// Attaches a tracepoint program to an event: it then runs on every processor, as long as the descriptor is open.
+pub(super) fn attach_to_event(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    const PERF_EVENT_IOC_SET_BPF: libc::Ioctl = 0x4004_2408;
+    const PERF_EVENT_IOC_ENABLE: libc::Ioctl = 0x2400;
+    let event = PerfEvent {
+        kind: PERF_TYPE_TRACEPOINT,
+        size: size_of::<PerfEvent>() as u32,
+        config: id,
+        sample_period: 1,
+        ..PerfEvent::default()
+    };
+    // The processor is that of the event's own records, of which there are none.
+    let (everybody, processor, no_group) = (-1, 0, -1);
+    // SAFETY: `event` is readable for the size that it says; the descriptor is new and ours; the programs' is open.
+    unsafe {
+        let number = libc::SYS_perf_event_open;
+        let fd =
+            libc::syscall(number, &raw const event, everybody, processor, no_group, PERF_FLAG_FD_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let link = OwnedFd::from_raw_fd(fd as libc::c_int);
+        let set = libc::ioctl(link.as_raw_fd(), PERF_EVENT_IOC_SET_BPF, program.as_raw_fd());
+        if set < 0 || libc::ioctl(link.as_raw_fd(), PERF_EVENT_IOC_ENABLE, 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(link)
+    }
 }
 
 /// Runs a raw tracepoint program once, here and now, and returns what it returned. Linux 5.10.

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use fanotify::{Group, PermissionEvent};
 
 use super::probe::{self, Probed};
+use super::traced::Tracer;
+use super::{Reader, Sighting, Traced};
 use crate::bpf::Loader;
 use crate::error::{Error, ErrorKind};
 use crate::lookup::Lookup;
 use crate::notifier::CaptureBackend;
-use crate::proc::HostProc;
 
 /// The engine's part: who raised an event. It runs on the engine's thread, after the event was read and before it can be
 /// answered.
 pub(crate) struct Capture {
     backend: CaptureBackend,
     lookup: Option<Lookup>,
+    tracer: Option<Tracer>,
 }
 
 impl Capture {
@@ -25,20 +27,27 @@ impl Capture {
     pub(crate) fn open(
         asked: CaptureBackend,
         group: &Arc<Group>,
-        proc: &HostProc,
+        reader: &Reader,
         bpf: &mut Loader,
     ) -> Result<(Capture, Vec<String>), Error> {
+        let proc = &reader.proc;
         let candidates = match asked {
-            CaptureBackend::Auto if proc.is_foreign() => vec![CaptureBackend::Lookup],
-            CaptureBackend::Auto => vec![CaptureBackend::Memory],
+            CaptureBackend::Auto if proc.is_foreign() => {
+                vec![CaptureBackend::Lookup, CaptureBackend::Tracepoint]
+            }
+            CaptureBackend::Auto => vec![CaptureBackend::Memory, CaptureBackend::Tracepoint],
             asked => vec![asked],
         };
         let mut refused = Vec::new();
+        // Of one that does not work, for the next.
+        let mut lookup = None;
         for backend in candidates {
-            match Capture::attempt(backend, group, proc, bpf) {
+            match Capture::attempt(backend, &mut lookup, group, reader, bpf) {
                 Ok((capture, said)) => {
-                    refused.extend(said);
-                    return Ok((capture, refused));
+                    let warn = |why| format!("held executions cannot be read by {why}");
+                    let mut warnings: Vec<String> = refused.into_iter().map(warn).collect();
+                    warnings.extend(said);
+                    return Ok((capture, warnings));
                 }
                 Err(why) => refused.push(format!("{}: {why}", name(backend))),
             }
@@ -49,27 +58,39 @@ impl Capture {
         }
         Err(Error::new(ErrorKind::Unsupported, what).remedy(
             "grant CAP_SYS_PTRACE, and in another pid namespace than the host's CAP_BPF and CAP_PERFMON; \
-             kernel.yama.ptrace_scope must be below 3",
+             kernel.yama.ptrace_scope must be below 3; without CAP_SYS_PTRACE these two do for a tracepoint",
         ))
     }
 
     fn attempt(
         backend: CaptureBackend,
+        spare: &mut Option<Lookup>,
         group: &Arc<Group>,
-        proc: &HostProc,
+        reader: &Reader,
         bpf: &mut Loader,
     ) -> Result<(Capture, Option<String>), String> {
-        if backend == CaptureBackend::Memory && proc.is_foreign() {
+        if backend == CaptureBackend::Memory && reader.proc.is_foreign() {
             return Err("the kernel does not say who executes in another pid namespace".to_owned());
         }
-        let lookup = match backend {
-            CaptureBackend::Memory => None,
-            _ => Some(Lookup::open(bpf, group.as_fd()).map_err(|refused| refused.to_string())?),
+        let lookup = match (backend, spare.take()) {
+            (CaptureBackend::Memory, _) => None,
+            (_, Some(spare)) => Some(spare),
+            (_, None) => Some(Lookup::open(bpf, group.as_fd()).map_err(|refused| refused.to_string())?),
         };
-        let mut capture = Capture { backend, lookup };
-        match probe::run(group, |event| capture.try_on(event, proc)) {
+        let tracer = match backend {
+            CaptureBackend::Tracepoint => {
+                let tracer = Tracer::open(&reader.proc, &reader.host_root);
+                Some(tracer.map_err(|refused| refused.to_string())?)
+            }
+            _ => None,
+        };
+        let mut capture = Capture { backend, lookup, tracer };
+        match probe::run(group, |event| capture.try_on(event, reader)) {
             Probed::Works => Ok((capture, None)),
-            Probed::Fails(why) => Err(why),
+            Probed::Fails(why) => {
+                *spare = capture.lookup;
+                Err(why)
+            }
             Probed::Unknown(why) => {
                 let said = format!("how held executions are read could not be tried: {why}");
                 Ok((capture, Some(said)))
@@ -83,14 +104,19 @@ impl Capture {
     }
 
     /// The task that waits for the answer to this event, as the host numbers it; `None` where it was killed meanwhile.
-    pub(crate) fn who(&mut self, event: &PermissionEvent) -> Result<Option<i32>, String> {
-        match &mut self.lookup {
-            Some(lookup) => match lookup.find(event.file()) {
-                Ok(found) => Ok(found.map(|found| found.tid)),
-                Err(error) => Err(format!("who executes could not be looked up: {error}")),
-            },
-            None => self.passed(event.task()).map(Some),
-        }
+    pub(crate) fn who(&mut self, event: &PermissionEvent) -> Result<Option<Sighting>, String> {
+        let Some(lookup) = &mut self.lookup else {
+            return self.passed(event.task()).map(|tid| Some(tid.into()));
+        };
+        let found = lookup.find(event.file());
+        let found = found.map_err(|error| format!("who executes could not be looked up: {error}"))?;
+        Ok(found.map(|found| {
+            let traced = self.tracer.as_ref().map(|tracer| {
+                let argv = tracer.arguments(&found);
+                Box::new(Traced { found, argv })
+            });
+            Sighting { tid: found.tid, traced }
+        }))
     }
 
     /// The task of an execution that was not held, of which the kernel's number is all there is.
@@ -106,12 +132,21 @@ impl Capture {
         }
     }
 
-    fn try_on(&mut self, event: &PermissionEvent, proc: &HostProc) -> Result<(), String> {
-        let tid = self.who(event)?.ok_or("the task was killed")?;
-        let record = super::task(proc, tid).and_then(|task| super::capture(proc, &task));
-        let record = record.map_err(|error| error.to_string())?;
-        if !record.argv.iter().map(|word| word.as_encoded_bytes()).eq(probe::ARGUMENTS.map(str::as_bytes)) {
-            return Err(format!("other arguments were read: {:?}", record.argv));
+    fn try_on(&mut self, event: &PermissionEvent, reader: &Reader) -> Result<(), String> {
+        let sighting = self.who(event)?.ok_or("the task was killed")?;
+        let argv = match sighting.traced.as_deref() {
+            None => {
+                let record = reader.facts(&sighting).and_then(|task| reader.capture(&sighting, &task));
+                record.map_err(|error| error.to_string())?.argv
+            }
+            // Our child's root is not the host's where we are in a container, and may then not be opened.
+            Some(traced) => {
+                reader.facts(&sighting).map_err(|error| error.to_string())?;
+                traced.argv.clone().map_err(|gap| gap.to_string())?
+            }
+        };
+        if !argv.iter().map(|word| word.as_encoded_bytes()).eq(probe::ARGUMENTS.map(str::as_bytes)) {
+            return Err(format!("other arguments were read: {argv:?}"));
         }
         Ok(())
     }
@@ -123,5 +158,6 @@ fn name(backend: CaptureBackend) -> &'static str {
         CaptureBackend::Auto => "auto",
         CaptureBackend::Memory => "memory",
         CaptureBackend::Lookup => "lookup",
+        CaptureBackend::Tracepoint => "tracepoint",
     }
 }

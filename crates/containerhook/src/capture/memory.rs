@@ -31,7 +31,7 @@ pub(super) fn capture(proc: &HostProc, task: &TaskFacts) -> Result<ExecRecord, C
     let (path, argv) = arguments(proc, task.tid)?;
     let root = open_link(proc, task.tid, "root")?;
     let cwd = open_link(proc, task.tid, "cwd")?;
-    Ok(ExecRecord { task: task.clone(), path, argv, root, cwd })
+    Ok(ExecRecord { task: task.clone(), path, argv, root, cwd, knows_cwd: true })
 }
 
 pub(super) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
@@ -51,7 +51,7 @@ pub(super) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Resul
     let argv = command_line(proc, tid)?;
     let task = task(proc, tid)?;
     let (root, cwd) = (open_link(proc, tid, "root")?, open_link(proc, tid, "cwd")?);
-    Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd })
+    Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd, knows_cwd: true })
 }
 
 pub(super) fn command_line(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
@@ -244,7 +244,7 @@ impl Memory {
 
 const READ: &str = "cannot read the caller's memory";
 
-fn open_link(proc: &HostProc, tid: i32, name: &str) -> Result<OwnedFd, CaptureError> {
+pub(super) fn open_link(proc: &HostProc, tid: i32, name: &str) -> Result<OwnedFd, CaptureError> {
     File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
@@ -253,7 +253,7 @@ fn open_link(proc: &HostProc, tid: i32, name: &str) -> Result<OwnedFd, CaptureEr
         .map_err(|e| gone_or("cannot open the caller's root or working directory", e))
 }
 
-fn gone_or(what: &'static str, error: io::Error) -> CaptureError {
+pub(super) fn gone_or(what: &'static str, error: io::Error) -> CaptureError {
     match error.raw_os_error() {
         Some(libc::ESRCH | libc::ENOENT) => CaptureError::Gone,
         _ => CaptureError::Io(what, error),

@@ -9,14 +9,21 @@ mod memory;
 mod probe;
 #[cfg(test)]
 mod tests;
+mod traced;
 
-pub(crate) use self::choice::Capture;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fanotify::InodeId;
 
+pub(crate) use self::choice::Capture;
+use self::traced::Gap;
+use crate::lookup::Found;
 use crate::proc::{HostProc, TaskFacts};
 
 /// Everything that is known of a held execution, read while it is held.
@@ -34,8 +41,9 @@ pub(crate) struct ExecRecord {
     pub(crate) argv: Vec<OsString>,
     /// The caller's root folder, `O_PATH`.
     pub(crate) root: OwnedFd,
-    /// The caller's working directory, `O_PATH`.
+    /// The caller's working directory, `O_PATH`; a file where it may not be opened.
     pub(crate) cwd: OwnedFd,
+    pub(crate) knows_cwd: bool,
 }
 
 /// Why a held execution could not be read.
@@ -47,6 +55,8 @@ pub(crate) enum CaptureError {
     NotExec(i64),
     /// Reading failed.
     Io(&'static str, io::Error),
+    /// Not all of it was noted, and reading the rest failed.
+    Gap(Gap, Box<CaptureError>),
 }
 
 impl std::fmt::Display for CaptureError {
@@ -57,33 +67,140 @@ impl std::fmt::Display for CaptureError {
                 write!(f, "the task is in system call {number}, which is no execve")
             }
             CaptureError::Io(what, error) => write!(f, "{what}: {error}"),
+            CaptureError::Gap(gap, error) => write!(f, "{gap}; {error}"),
         }
     }
 }
 
-/// Who is held. It waits for nothing but the kernel.
-pub(crate) fn task(proc: &HostProc, tid: i32) -> Result<TaskFacts, CaptureError> {
-    memory::task(proc, tid)
+/// A task that executes something, as the engine's thread has made it out.
+#[derive(Clone, Debug)]
+pub(crate) struct Sighting {
+    /// As the host numbers it.
+    pub(crate) tid: i32,
+    /// What was noted of it when its execve began, where that is how it is read.
+    pub(crate) traced: Option<Box<Traced>>,
 }
 
-/// Reads the execution that this task is held in. It may wait for the caller's pages to come from its disk.
-pub(crate) fn capture(proc: &HostProc, task: &TaskFacts) -> Result<ExecRecord, CaptureError> {
-    memory::capture(proc, task)
+/// What BPF programs say of a task and its execution.
+#[derive(Clone, Debug)]
+pub(crate) struct Traced {
+    pub(crate) found: Found,
+    pub(crate) argv: Result<Vec<OsString>, Gap>,
 }
 
-/// Reads an execution that could not be held (no descriptor was left), from what the process has become.
-///
-/// It waits a moment for the exec to be done: until then the process is still its caller.
-pub(crate) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
-    memory::passed(proc, tid, inode)
+impl From<i32> for Sighting {
+    fn from(tid: i32) -> Self {
+        Sighting { tid, traced: None }
+    }
 }
 
-/// Reads the arguments only.
-pub(crate) fn arguments(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
-    memory::arguments(proc, tid).map(|(_, argv)| argv)
+/// Where tasks are read, and the host's root, for what may not be read through a task.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    pub(crate) proc: HostProc,
+    pub(crate) host_root: PathBuf,
 }
 
-/// The arguments of a process after its exec, which are its own memory: its words, not its caller's any more.
-pub(crate) fn command_line(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
-    memory::command_line(proc, tid)
+impl Reader {
+    /// Reads an execution that is held. It may wait for the caller's pages to come from its disk.
+    pub(crate) fn capture(&self, sighting: &Sighting, task: &TaskFacts) -> Result<ExecRecord, CaptureError> {
+        match &sighting.traced {
+            None => memory::capture(&self.proc, task),
+            Some(traced) => {
+                let argv = self.traced_arguments(sighting.tid, traced)?;
+                self.record(task, traced, argv)
+            }
+        }
+    }
+
+    /// Reads an execution that was not held (no descriptor was left), from what the process has become.
+    ///
+    /// It waits a moment for the exec to be done: until then the process is still its caller.
+    pub(crate) fn passed(&self, tid: i32, inode: InodeId) -> Result<ExecRecord, CaptureError> {
+        memory::passed(&self.proc, tid, Some(inode))
+    }
+
+    /// Reads an execution that has been let go on, from the command line that comes in place of the one `before`.
+    pub(crate) fn after(
+        &self,
+        sighting: &Sighting,
+        task: &TaskFacts,
+        before: &[OsString],
+    ) -> Result<ExecRecord, CaptureError> {
+        let Some(traced) = &sighting.traced else { return Err(CaptureError::Gone) };
+        let started = Instant::now();
+        loop {
+            let argv = memory::command_line(&self.proc, sighting.tid)?;
+            if argv != before && !argv.iter().all(|word| word.is_empty()) {
+                return self.record(task, traced, argv);
+            }
+            if started.elapsed() > Duration::from_millis(500) {
+                return Err(CaptureError::Gone);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Reads the arguments only.
+    pub(crate) fn arguments(&self, sighting: &Sighting) -> Result<Vec<OsString>, CaptureError> {
+        match &sighting.traced {
+            None => memory::arguments(&self.proc, sighting.tid).map(|(_, argv)| argv),
+            Some(traced) => self.traced_arguments(sighting.tid, traced),
+        }
+    }
+
+    /// Who the task is. It waits for nothing but the kernel.
+    pub(crate) fn facts(&self, sighting: &Sighting) -> Result<TaskFacts, CaptureError> {
+        let Some(Traced { found, .. }) = sighting.traced.as_deref() else {
+            return memory::task(&self.proc, sighting.tid);
+        };
+        let facts = self.proc.plain_facts(sighting.tid);
+        let facts = facts.map_err(|e| memory::gone_or("cannot read the caller's status", e))?;
+        Ok(TaskFacts { user_ns: found.user_namespace.into(), ..facts })
+    }
+
+    /// The arguments of a process after its exec, which are its own memory: its words, not its caller's any more.
+    pub(crate) fn command_line(&self, tid: i32) -> Result<Vec<OsString>, CaptureError> {
+        memory::command_line(&self.proc, tid)
+    }
+
+    fn traced_arguments(&self, tid: i32, traced: &Traced) -> Result<Vec<OsString>, CaptureError> {
+        traced.argv.clone().or_else(|gap| {
+            let memory = memory::arguments(&self.proc, tid);
+            memory.map(|(_, argv)| argv).map_err(|error| match error {
+                CaptureError::Gone => CaptureError::Gone,
+                error => CaptureError::Gap(gap, Box::new(error)),
+            })
+        })
+    }
+
+    /// With what is permitted: the caller's own root where it may be opened, the host's where that is the caller's.
+    fn record(
+        &self,
+        task: &TaskFacts,
+        traced: &Traced,
+        argv: Vec<OsString>,
+    ) -> Result<ExecRecord, CaptureError> {
+        let tid = task.tid;
+        let root = memory::open_link(&self.proc, tid, "root").or_else(|error| {
+            if !traced.found.in_host_root {
+                return Err(error);
+            }
+            let root = open_path(&self.host_root, libc::O_DIRECTORY);
+            root.map_err(|error| CaptureError::Io("cannot open the host's root", error))
+        })?;
+        let (cwd, knows_cwd) = match memory::open_link(&self.proc, tid, "cwd") {
+            Ok(cwd) => (cwd, true),
+            // No path leads anywhere from a file: a wrong one would be worse than none.
+            Err(_) => {
+                let file = open_path(&self.proc.path(tid, "status"), 0);
+                (file.map_err(|e| memory::gone_or("cannot read the caller's status", e))?, false)
+            }
+        };
+        Ok(ExecRecord { task: task.clone(), path: OsString::new(), argv, root, cwd, knows_cwd })
+    }
+}
+
+fn open_path(path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    File::options().read(true).custom_flags(libc::O_PATH | flags).open(path).map(OwnedFd::from)
 }

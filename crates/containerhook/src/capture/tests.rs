@@ -4,21 +4,26 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr::{null, null_mut};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use fanotify::{Event, Group};
 use testkit::{Scratch, need, watchdog};
 
-use super::{CaptureError, ExecRecord, capture};
+use super::memory::capture;
+use super::traced::{Gap, Tracer};
+use super::{Capture, CaptureError, ExecRecord, Reader};
+use crate::bpf::Loader;
+use crate::lookup::{Found, Lookup};
+use crate::notifier::CaptureBackend;
 use crate::proc::HostProc;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -161,7 +166,7 @@ fn forked(program: &Program, argv: &[Vec<u8>]) -> Result<i32, i32> {
 
 fn captured(tid: i32) -> Result<ExecRecord, CaptureError> {
     let proc = HostProc::default();
-    super::task(&proc, tid).and_then(|task| capture(&proc, &task))
+    super::memory::task(&proc, tid).and_then(|task| capture(&proc, &task))
 }
 
 #[test]
@@ -652,4 +657,139 @@ fn many_at_once() {
         assert_eq!(captured.remove(&word), Some(pid), "{word:?}");
     }
     assert!(captured.is_empty());
+}
+
+/// What the tracepoint's programs noted of each execution, beside what its memory holds.
+#[test]
+fn the_tracepoint_notes_what_memory_holds() {
+    need!(Root, Busybox);
+    let _dog = watchdog(LIMIT);
+    let test = "the_tracepoint_notes_what_memory_holds";
+    let long = |length| vec![b"true".to_vec(), vec![b'x'; length], b"end".to_vec()];
+    let many =
+        |count: usize| (0..count).map(|i| if i == 0 { b"true".to_vec() } else { i.to_string().into_bytes() });
+    let lists: Vec<(Vec<Vec<u8>>, Option<Gap>)> = vec![
+        (words(&["true"]), None),
+        (words(&["true", "", "", "x", ""]), None),
+        // Around the ends of chunks and of places.
+        (long(1022), None),
+        (long(1023), None),
+        (long(1024), None),
+        (long(3070), None),
+        (long(4095), None),
+        (long(32_768), None),
+        (vec![b"true".to_vec(), vec![b'y'; 30_000], vec![b'z'; 30_000]], None),
+        (many(255).collect(), None),
+        (many(256).collect(), None),
+        (many(5000).collect(), None),
+        (long(70_000), Some(Gap::TooLong)),
+    ];
+    let program = Program::new();
+    let (path, marked) = (program.c_path(), program.path.clone());
+    let (ready, listens) = mpsc::channel();
+    let expected = lists.clone();
+    let listener = thread::spawn(move || {
+        // SAFETY: takes no pointers; from here on this thread's descriptors are its own.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+        let group = Group::new().unwrap();
+        let proc = HostProc::default();
+        let opened = Lookup::open(&mut Loader::for_pids_of(&proc), group.as_fd())
+            .and_then(|lookup| Ok((lookup, Tracer::open(&proc, Path::new("/"))?)));
+        let (mut lookup, tracer) = match opened {
+            Ok(opened) => opened,
+            Err(refused) => {
+                crate::bpf::testing::skip(test, &refused.to_string());
+                ready.send(false).unwrap();
+                return;
+            }
+        };
+        let _mark = group.mark(marked).unwrap();
+        ready.send(true).unwrap();
+        let mut events = Vec::new();
+        for (argv, gap) in expected {
+            assert!(group.wait(Some(LIMIT)).unwrap());
+            group.read(&mut events).unwrap();
+            let Some(Event::Permission(event)) = events.pop() else { panic!("no event") };
+            let found = lookup.find(event.file()).unwrap().unwrap();
+            let traced = tracer.arguments(&found);
+            // Of one that has executed something since, or of another that began at another time, it is nothing.
+            let other = Found { exec_id: found.exec_id + 1, ..found };
+            let stranger = Found { thread_start_time: found.thread_start_time + 1, ..found };
+            let strangers = [tracer.arguments(&other), tracer.arguments(&stranger)];
+            event.allow().unwrap();
+            let argv: Vec<OsString> = argv.into_iter().map(OsString::from_vec).collect();
+            let what =
+                format!("{} words, the second of {} bytes", argv.len(), argv.get(1).map_or(0, |w| w.len()));
+            match (traced, gap) {
+                (Ok(traced), None) => assert!(traced == argv, "{what}: {} words", traced.len()),
+                (traced, gap) => assert_eq!(traced.err(), gap, "{what}"),
+            }
+            assert_eq!(strangers, [Err(Gap::Unseen), Err(Gap::Unseen)]);
+        }
+    });
+    if listens.recv().unwrap() {
+        for (argv, _) in &lists {
+            let argv = Argv::new(argv);
+            assert_eq!(wait(fork(|| execve(&path, argv.as_ptr()))), Ok(0));
+        }
+    }
+    if let Err(panic) = listener.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Nothing that runs at a tracepoint may wait for a page: that is noted, and no part is taken for the whole.
+#[test]
+fn a_page_that_is_not_there_is_noted_as_a_gap() {
+    need!(Root, Busybox);
+    let _dog = watchdog(LIMIT);
+    let test = "a_page_that_is_not_there_is_noted_as_a_gap";
+    let program = Program::new();
+    let argv = words(&["true", "not", "there"]);
+    let mapping = Mapping::new(8 * PAGE);
+    mapping.write(0, &pages_of_arguments(mapping.at as usize, &argv, 7 * PAGE));
+    let file = File::create_new(program.scratch.join("pages")).unwrap();
+    file.write_all_at(&pages_of_arguments(mapping.at as usize, &argv, mapping.length), 0).unwrap();
+    let file = File::open(program.scratch.join("pages")).unwrap();
+    mapping.map(&file);
+    let (path, array, marked) = (program.c_path(), mapping.at as usize, program.path.clone());
+    let (ready, listens) = mpsc::channel();
+    let listener = thread::spawn(move || {
+        // SAFETY: takes no pointers; from here on this thread's descriptors are its own.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+        let group = Arc::new(Group::new().unwrap());
+        let reader = Reader { proc: HostProc::default(), host_root: "/".into() };
+        let mut loader = Loader::for_pids_of(&reader.proc);
+        let opened = Capture::open(CaptureBackend::Tracepoint, &group, &reader, &mut loader);
+        let mut capture = match opened {
+            Ok((capture, said)) => {
+                assert_eq!(said, Vec::<String>::new());
+                capture
+            }
+            Err(error) => {
+                crate::bpf::testing::skip(test, &error.to_string());
+                ready.send(false).unwrap();
+                return;
+            }
+        };
+        let _mark = group.mark(marked).unwrap();
+        ready.send(true).unwrap();
+        let mut events = Vec::new();
+        assert!(group.wait(Some(LIMIT)).unwrap());
+        group.read(&mut events).unwrap();
+        let Some(Event::Permission(event)) = events.pop() else { panic!("no event") };
+        let sighting = capture.who(&event).unwrap().unwrap();
+        let traced = sighting.traced.clone().unwrap();
+        let record = reader.facts(&sighting).and_then(|task| reader.capture(&sighting, &task));
+        event.allow().unwrap();
+        assert_eq!(traced.argv, Err(Gap::Missing));
+        // Where memory may be read, it completes what is missing.
+        assert_eq!(record.unwrap().argv, ["true", "not", "there"]);
+    });
+    if listens.recv().unwrap() {
+        assert_eq!(wait(fork(|| execve(&path, array as *const *const libc::c_char))), Ok(0));
+    }
+    if let Err(panic) = listener.join() {
+        std::panic::resume_unwind(panic);
+    }
 }

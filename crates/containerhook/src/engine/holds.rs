@@ -54,8 +54,8 @@ impl Engine {
     pub(super) fn held(&mut self, event: PermissionEvent, at: Instant, time: SystemTime) {
         // Answered by being dropped, wherever this returns without keeping it.
         let Ok(inode) = event.inode() else { return };
-        let tid = match self.capture.who(&event) {
-            Ok(Some(tid)) => tid,
+        let sighting = match self.capture.who(&event) {
+            Ok(Some(sighting)) => sighting,
             Ok(None) => return,
             Err(why) => {
                 drop(event);
@@ -63,7 +63,7 @@ impl Engine {
                 return self.unplaced(&path.unwrap_or_else(|| "a container's entrypoint".into()), &why, time);
             }
         };
-        if self.lifecycle.knows(tid).is_some_and(|process| self.exits.is_alive(process)) {
+        if self.lifecycle.knows(sighting.tid).is_some_and(|process| self.exits.is_alive(process)) {
             // A runtime that executes itself again, or what it was asked to run.
             if !self.entries.contains_key(&inode) {
                 return;
@@ -75,9 +75,9 @@ impl Engine {
                 .iter()
                 .find_map(|life| self.entry_marks.get(life))
                 .map(|(_, path)| path.display().to_string());
-            Job::Entry { hold, tid, stopped: false, candidates: lives.clone(), executable, at, time }
+            Job::Entry { hold, sighting, stopped: false, candidates: lives.clone(), executable, at, time }
         } else if let Some(marked) = self.runtimes.get(&inode) {
-            Job::Command { hold, tid, binary: Arc::clone(&marked.binary), at, time }
+            Job::Command { hold, sighting, binary: Arc::clone(&marked.binary), at, time }
         } else {
             return;
         };
@@ -174,7 +174,7 @@ impl Engine {
         let (candidates, executable) = (vec![life], Some(filename));
         self.workers.submit(Job::Entry {
             hold,
-            tid: init.pid,
+            sighting: init.pid.into(),
             stopped: true,
             candidates,
             executable,

@@ -20,6 +20,14 @@ impl Engine {
                 self.holds.remove(&hold);
                 self.apply(Input::Lost { why, time });
             }
+            Outcome::Unread { hold, why, sighting, before, binary, at, time } => {
+                self.read(hold);
+                self.holds.remove(&hold);
+                let line = format!("an execution of {} goes on unheld: {why}", binary.path.display());
+                self.log.log(Level::Warn, line);
+                let life = self.lifecycle.new_id();
+                self.workers.submit(Job::After { life, sighting, before, binary, at, time });
+            }
             Outcome::Passed { hold, why } => {
                 self.read(hold);
                 if let Some(held) = self.holds.remove(&hold) {

@@ -13,7 +13,7 @@ use super::{
     BELL, EXECS, EXITS, Engine, GROUP, Mailbox, Message, PATIENCE, WORKERS, WORKERS_FOR_ANYBODY, Workers,
 };
 use crate::bpf::Loader;
-use crate::capture::Capture;
+use crate::capture::{Capture, Reader};
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
@@ -62,8 +62,9 @@ impl Engine {
         let group = Arc::new(group);
         let mut warnings = Vec::new();
         let proc = HostProc::of(&settings.host_root);
+        let reader = Reader { proc: proc.clone(), host_root: settings.host_root.clone() };
         let mut loader = Loader::for_pids_of(&proc);
-        let (capture, said) = Capture::open(settings.capture_backend, &group, &proc, &mut loader)?;
+        let (capture, said) = Capture::open(settings.capture_backend, &group, &reader, &mut loader)?;
         warnings.extend(said);
         let (exits, said) = Exits::open_for(settings.exit_backend.into(), &mut loader, &proc)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))?;
@@ -94,12 +95,7 @@ impl Engine {
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
         let mailbox = Arc::new(Mailbox { sender, bell });
         let pool = |name, ward, most| {
-            let worker = Worker {
-                group: Arc::downgrade(&group),
-                user_ns,
-                host_root: settings.host_root.clone(),
-                proc: proc.clone(),
-            };
+            let worker = Worker { group: Arc::downgrade(&group), user_ns, reader: reader.clone() };
             let post = Arc::clone(&mailbox);
             let work = move |_, job| {
                 if let Some(outcome) = worker.run(job, ward) {

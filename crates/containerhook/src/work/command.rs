@@ -208,7 +208,7 @@ impl Worker {
         at: Instant,
         time: SystemTime,
     ) -> Outcome {
-        let ExecRecord { task, root, cwd, .. } = record;
+        let ExecRecord { task, root, cwd, knows_cwd, .. } = record;
         let trusted = self.trusts(&task);
         let state_root = invocation
             .state_root(&cmdline::Caller { uid: task.euid, xdg_runtime_dir: None })
@@ -235,19 +235,24 @@ impl Worker {
             container.bundle = theirs.clone().or_else(|| opened.host_path.clone());
             match opened.config {
                 Ok(config) => container.config = Some(config),
+                Err(_) if !knows_cwd && theirs.is_none() => {
+                    let why = "its runtime's working directory may not be read without CAP_SYS_PTRACE";
+                    container.config_error = Some(why.to_owned());
+                }
                 Err(error) => container.config_error = Some(error.to_string()),
             }
             made.bundle = opened.dir;
-            describe(&self.proc, &mut container, parent, Some(&made.caller()));
-            let nested =
-                || bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), &self.proc, made.task.tgid);
+            describe(&self.reader.proc, &mut container, parent, Some(&made.caller()));
+            let nested = || {
+                bundle::host_path::host_path(made.bundle.as_ref()?.as_fd(), &self.reader.proc, made.task.tgid)
+            };
             let through = || {
                 let inside = theirs.as_ref().filter(|_| made.bundle.is_some())?.strip_prefix("/").ok()?;
                 // The shim or conmon outlives the runtime.
-                let mounts = |pid| self.proc.namespace(pid, "mnt").ok();
+                let mounts = |pid| self.reader.proc.namespace(pid, "mnt").ok();
                 let lasting = mounts(made.task.tid).is_some_and(|ns| mounts(parent) == Some(ns));
                 let pid = if lasting { parent } else { made.task.tgid };
-                Some(self.proc.path(pid, "root").join(inside))
+                Some(self.reader.proc.path(pid, "root").join(inside))
             };
             container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
             creation = Some(Arc::new(made));

@@ -8,18 +8,19 @@ use std::time::{Instant, SystemTime};
 
 use super::{Creation, MarkedEntry, Outcome, Worker};
 use crate::bundle;
-use crate::capture;
+use crate::capture::{Reader, Sighting};
 use crate::cmdline::Family;
 use crate::config::Config;
 use crate::entrypoint;
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, LifeId};
-use crate::proc::{HostProc, TaskFacts};
+use crate::proc::TaskFacts;
 
 #[allow(clippy::too_many_arguments, reason = "the facts of one execution")]
 pub(super) fn entry(
-    proc: &HostProc,
+    reader: &Reader,
     hold: HoldId,
+    sighting: &Sighting,
     task: &TaskFacts,
     stopped: bool,
     candidates: Vec<LifeId>,
@@ -27,12 +28,12 @@ pub(super) fn entry(
     at: Instant,
     time: SystemTime,
 ) -> Outcome {
-    let command_line = || capture::command_line(proc, task.tid);
+    let command_line = || reader.command_line(task.tid);
     let before = if stopped { Vec::new() } else { command_line().unwrap_or_default() };
-    let args = if stopped { command_line() } else { capture::arguments(proc, task.tid) }.unwrap_or_default();
+    let args = if stopped { command_line() } else { reader.arguments(sighting) }.unwrap_or_default();
     let args = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let process = Process { pid: task.tgid, start_time: task.start_time };
-    let ancestors = proc.ancestors(task.tgid);
+    let ancestors = reader.proc.ancestors(task.tgid);
     Outcome::Entry(Box::new(lifecycle::Entry {
         hold,
         at,
@@ -122,7 +123,7 @@ impl Worker {
         let root = File::options()
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(self.proc.path(init.pid, "root"))
+            .open(self.reader.proc.path(init.pid, "root"))
             .map_err(|e| e.to_string())?;
         let entry =
             entrypoint::resolve_in_root(root.as_fd(), config.outline()).map_err(|why| why.to_string())?;

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use super::describe::describe;
 use super::{Outcome, Worker};
 use crate::bundle::{self, Caller};
+use crate::capture::Reader;
 use crate::config::Config;
 use crate::event::{Container, ContainerEvent, Record, Runtime};
 use crate::exit::Process;
@@ -36,11 +37,12 @@ pub fn existing(host_root: &Path) -> Vec<Record> {
         .map(|(_, container, process)| (process, container))
         .collect();
     let user_ns = proc.namespace(proc.own_pid(), "user").unwrap_or_default();
-    let worker = Worker { group: Weak::new(), user_ns, host_root: host_root.to_owned(), proc };
+    let worker =
+        Worker { group: Weak::new(), user_ns, reader: Reader { proc, host_root: host_root.to_owned() } };
     for (pid, start_time) in strangers {
         let Ok(pid) = i32::try_from(pid) else { continue };
         let init = Process { pid, start_time };
-        let ancestors = worker.proc.ancestors(pid);
+        let ancestors = worker.reader.proc.ancestors(pid);
         if let Outcome::Untold { untold, .. } =
             worker.stranger(init, ancestors, &search, true, SystemTime::now())
         {

@@ -29,20 +29,20 @@ impl Worker {
         existing: bool,
         time: SystemTime,
     ) -> Outcome {
-        let said = stranger::look(&self.proc, init.pid, &ancestors);
+        let said = stranger::look(&self.reader.proc, init.pid, &ancestors);
         if said.runtime.is_none() {
             // Its runtime has ended, and left its state where runtimes do.
             let found = runtime::existing::existing(search).into_iter();
-            let ours = found.filter_map(|found| existing_container(&self.proc, search, found));
+            let ours = found.filter_map(|found| existing_container(&self.reader.proc, search, found));
             if let Some((key, container, init)) = ours.into_iter().find(|(_, _, process)| *process == init) {
                 let learned = self.learn_of_engines(&ancestors, search);
                 let untold = Untold { key, container, init, ancestors: Vec::new(), existing, time };
                 return Outcome::Untold { untold: Box::new(untold), learned };
             }
         }
-        let facts = self.proc.task_facts(init.pid);
+        let facts = self.reader.proc.task_facts(init.pid);
         // Whose it is: who runs the processes above it, which are not in its namespaces.
-        let owner = ancestors.iter().find_map(|pid| self.proc.task_facts(*pid).ok()).or(facts.ok());
+        let owner = ancestors.iter().find_map(|pid| self.reader.proc.task_facts(*pid).ok()).or(facts.ok());
         let trusted = owner.as_ref().is_some_and(|owner| self.trusts(owner));
         let owner_uid = owner.map_or(0, |owner| owner.euid);
         let runtime = said.runtime.clone().map(|name| Runtime::new(name, ""));
@@ -59,7 +59,7 @@ impl Worker {
         if let Some(pid) = said.learned.filter(|_| trusted) {
             let links = ["root", "cwd"].map(|name| {
                 let flags = libc::O_PATH | libc::O_DIRECTORY;
-                File::options().read(true).custom_flags(flags).open(self.proc.path(pid, name))
+                File::options().read(true).custom_flags(flags).open(self.reader.proc.path(pid, name))
             });
             if let [Ok(root), Ok(cwd)] = links {
                 let (root, cwd) = (root.as_fd(), cwd.as_fd());
@@ -87,7 +87,7 @@ impl Worker {
             learned = self.learn_of_engines(&ancestors, search);
         }
         container.name = said.name;
-        describe(&self.proc, &mut container, ancestors.first().copied().unwrap_or_default(), None);
+        describe(&self.reader.proc, &mut container, ancestors.first().copied().unwrap_or_default(), None);
         let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
         let key = Key::new(state_root, said.id.into(), owner_uid);
         let untold = Untold { key, container, init, ancestors, existing, time };
@@ -97,7 +97,7 @@ impl Worker {
     /// Marks the executable of a process that turned out to be a runtime.
     fn learn(&self, host_root: &Path, pid: i32) -> Option<(Binary, Mark)> {
         let (binary, mark) =
-            marker::mark_all(&self.group, Binary::of_process(&self.proc, host_root, pid)).pop()?;
+            marker::mark_all(&self.group, Binary::of_process(&self.reader.proc, host_root, pid)).pop()?;
         Some((binary, mark.ok()?))
     }
 
