@@ -164,6 +164,8 @@ struct Engine {
     /// Where the host's processes are seen.
     proc: HostProc,
     capture: Capture,
+    /// It was not asked for, and has not been replaced.
+    may_replace_capture: bool,
     exits: Exits,
     exec_watch: Option<ExecWatch>,
     /// Whether that has missed something.

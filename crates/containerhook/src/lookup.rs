@@ -74,6 +74,11 @@ impl Lookup {
         Ok(Lookup { program, found: bpf.array("found")?, group: group.as_raw_fd() })
     }
 
+    /// For the events of another group, from now on.
+    pub(crate) fn retarget(&mut self, group: BorrowedFd<'_>) {
+        self.group = group.as_raw_fd();
+    }
+
     /// The task that waits for the answer to the event with this descriptor; `None` where it has gone: killed while it
     /// waited. ENOENT where the event is answered already, or is none of the group's.
     pub(crate) fn find(&mut self, event: BorrowedFd<'_>) -> io::Result<Option<Found>> {

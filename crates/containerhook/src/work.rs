@@ -21,7 +21,7 @@ use self::entry::entry;
 use self::existing::existing_container;
 use self::init::{find_exec, find_init, until_reaped};
 use crate::bundle::{self, Caller};
-use crate::capture::{CaptureError, Reader, Sighting};
+use crate::capture::{Capture, CaptureError, Reader, Sighting};
 use crate::cgroup::{self, Cgroup};
 use crate::cmdline::{Invocation, Verb};
 use crate::config::Config;
@@ -29,6 +29,7 @@ use crate::event::{Container, ExitStatus};
 use crate::exit::Process;
 use crate::lifecycle::{self, Finished, HoldId, Key, LifeId, Untold};
 use crate::marker::Changes;
+use crate::notifier::CaptureBackend;
 use crate::outlet::Level;
 use crate::proc::TaskFacts;
 use crate::runtime::{self, Binary, Search};
@@ -80,6 +81,8 @@ pub(crate) enum Job {
     FindExec { life: LifeId, runtime: Process, creation: Arc<Creation> },
     /// Which cgroup is this init in?
     Cgroup { process: Process },
+    /// What reads held executions has stopped working: try the others.
+    ReplaceCapture { failed: CaptureBackend },
     /// End the only process of a cgroup, which no signal reaches.
     KillCgroup { process: Process },
     /// Has the kernel killed in it?
@@ -100,6 +103,8 @@ pub(crate) enum Outcome {
     Lost {
         hold: HoldId,
         why: String,
+        /// It was not permitted to read it.
+        refused: bool,
         time: SystemTime,
     },
     /// Not all of its arguments can be read while it is held.
@@ -160,6 +165,8 @@ pub(crate) enum Outcome {
         process: Process,
         oom_killed: Option<bool>,
     },
+    /// What is to read held executions from now on.
+    CaptureReplaced(Result<Box<Capture>, String>),
     /// A process that is to be ended is out of reach.
     Unkillable {
         process: Process,
@@ -362,6 +369,11 @@ impl Worker {
                 let same =
                     self.reader.proc.stat(process.pid).is_ok_and(|now| now.start_time == process.start_time);
                 same.then_some(Outcome::Cgroup { process, cgroup })
+            }
+            Job::ReplaceCapture { failed } => {
+                let group = self.group.upgrade()?;
+                let replaced = Capture::instead_of(failed, &group, &self.reader);
+                Some(Outcome::CaptureReplaced(replaced.map(Box::new)))
             }
             Job::KillCgroup { process } => {
                 let why = cgroup::kill(&self.reader.proc, process, &self.reader.host_root).err()?;

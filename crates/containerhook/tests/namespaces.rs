@@ -211,12 +211,48 @@ fn the_listener_itself() -> Result<()> {
     };
     // The test harness has begun a line.
     println!("\nready: {}", serde_json::to_string(&notifier.status()?)?);
+    // From then on no memory is read by this process.
+    let broken = stop.with_file_name("break");
+    let mut is_broken = false;
     while !stop.exists() {
+        if !is_broken && broken.exists() {
+            refuse_pread()?;
+            is_broken = true;
+            println!("broken");
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
     println!("warnings: {:?}", notifier.status()?.warnings);
     notifier.close();
     println!("closed");
+    Ok(())
+}
+
+/// Every thread of this process has pread64 refused from now on: what reads memory by it does not work any more.
+fn refuse_pread() -> Result<()> {
+    const SECCOMP_SET_MODE_FILTER: libc::c_ulong = 1;
+    const SECCOMP_FILTER_FLAG_TSYNC: libc::c_ulong = 1;
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let mut program = [
+        // The number of the system call.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 1,
+            k: libc::SYS_pread64 as u32,
+        },
+        statement(libc::BPF_RET | libc::BPF_K, errno),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the program is readable for its length and outlives the call.
+    let result = unsafe {
+        let (mode, flags) = (SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC);
+        libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter)
+    };
+    ensure!(result == 0, "seccomp: {result} {}", std::io::Error::last_os_error());
     Ok(())
 }
 
@@ -472,5 +508,125 @@ fn what_is_refused_from_another_pid_namespace_never_runs() -> Result<()> {
         ensure!(!bundle.rootfs().path().join("ran").exists(), "{deny}: it ran");
         listener.stop()?;
     }
+    Ok(())
+}
+
+/// An argument list that lies in pages of a file that nobody has touched, as a forked program's literals may.
+struct Untouched {
+    at: usize,
+    length: usize,
+}
+
+impl Untouched {
+    fn new(words: &[OsString]) -> Result<Self> {
+        let pointers = (words.len() + 1) * 8;
+        let length =
+            (pointers + words.iter().map(|word| word.len() + 1).sum::<usize>()).next_multiple_of(4096);
+        // SAFETY: a new mapping, which nothing refers to, and which the second one replaces at its place.
+        unsafe {
+            let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
+            let nowhere = std::ptr::null_mut();
+            let at = libc::mmap(nowhere, length, read, private | libc::MAP_ANONYMOUS, -1, 0);
+            ensure!(at != libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
+            let (mut array, mut text) = (Vec::new(), Vec::new());
+            for word in words {
+                array.extend((at as usize + pointers + text.len()).to_ne_bytes());
+                text.extend(word.as_encoded_bytes());
+                text.push(0);
+            }
+            array.extend([0; 8]);
+            array.extend(text);
+            array.resize(length, 0);
+            let mut file = tempfile::tempfile()?;
+            std::io::Write::write_all(&mut file, &array)?;
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+            ensure!(libc::mmap(at, length, read, private | libc::MAP_FIXED, fd, 0) == at);
+            Ok(Untouched { at: at as usize, length })
+        }
+    }
+}
+
+impl Drop for Untouched {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`, to which nothing refers any more.
+        unsafe { libc::munmap(self.at as *mut libc::c_void, self.length) };
+    }
+}
+
+/// It is told whole, though not held: never by a part of its arguments.
+#[test]
+fn arguments_that_no_permitted_way_reads_while_they_are_held_are_told_after_it() -> Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::process::CommandExt as _;
+
+    need!(Root, Busybox, Runc);
+    let _dog = watchdog(LIMIT);
+    if no_bpf("arguments_that_no_permitted_way_reads_while_they_are_held_are_told_after_it")? {
+        return Ok(());
+    }
+    let runtime = Runtime::runc()?;
+    let capabilities = CAPABILITIES.into_iter().filter(|it| *it != "CAP_SYS_PTRACE").collect();
+    let place = Place::Container { own_pids: true, capabilities };
+    let (listener, status) = place.start(&runtime.path(), &Orders::default())?;
+    ensure!(status["capture_backend"] == "tracepoint", "{status}");
+    let bundle = Bundle::builder(unique_id("gap")).script("exit 3").build()?;
+    let mut words: Vec<OsString> = vec![runtime.path().into(), "--root".into(), runtime.state_dir().into()];
+    words.extend(["create".into(), "--bundle".into(), bundle.path().into()]);
+    words.extend(["--pid-file".into(), bundle.pid_file().into(), bundle.id().into()]);
+    let untouched = Untouched::new(&words)?;
+    let program = std::ffi::CString::new(runtime.path().as_os_str().as_bytes())?;
+    let array = untouched.at;
+    let mut command = Command::new(runtime.path());
+    let execute = move || {
+        let environment = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".as_ptr(), std::ptr::null()];
+        // SAFETY: the path is a C string, and both arrays are of C strings and end with a null pointer.
+        unsafe { libc::execve(program.as_ptr(), array as *const *const libc::c_char, environment.as_ptr()) };
+        Err(std::io::Error::last_os_error())
+    };
+    // SAFETY: the child makes a system call and nothing else.
+    unsafe { command.pre_exec(execute) };
+    Task::spawn(&mut command)?.wait(LIMIT)?.ok()?;
+    let init = bundle.init()?;
+    runtime.start(bundle.id())?;
+    let events = listener.wait(bundle.id(), EventKind::Stopped)?;
+    let of = |kind: &str| events.iter().find(|event| event["event"] == kind).context("no such event");
+    let begun = of("pre-create")?;
+    ensure!(begun["held"] == false && begun["config"] == bundle.config()?, "{begun}");
+    ensure!(of("created")?["pid"] == init.0, "{}", of("created")?);
+    ensure!(of("stopped")?["exit"]["code"] == 3, "{}", of("stopped")?);
+    runtime.delete(bundle.id(), true)?;
+    let said = listener.stop()?;
+    ensure!(!said.contains("\"lost\""), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_stops_working_is_replaced_and_that_is_told() -> Result<()> {
+    need!(Root, Busybox, Runc);
+    let _dog = watchdog(LIMIT);
+    if no_bpf("a_backend_that_stops_working_is_replaced_and_that_is_told")? {
+        return Ok(());
+    }
+    let runtime = Runtime::runc()?;
+    let (listener, status) = Place::Namespaces.start(&runtime.path(), &Orders::default())?;
+    ensure!(status["capture_backend"] == "lookup", "{status}");
+    a_run(&runtime, &listener)?;
+    std::fs::write(listener.scratch.join("break"), "")?;
+    let said = |word: &str| listener.task.printed().0.contains(word);
+    wait_until("it is broken", support::PATIENCE, || said("broken\n").then_some(()))?;
+    // What cannot be read is let go, and told as lost.
+    let bundle = Bundle::builder(unique_id("unread")).script("exit 4").build()?;
+    ensure!(runtime.run(&bundle)?.code() == Some(4));
+    wait_until("it is told as lost", support::PATIENCE, || said("\"event\":\"lost\"").then_some(()))?;
+    ensure!(listener.events(bundle.id()).is_empty(), "{:?}", listener.events(bundle.id()));
+    wait_until("another one is used", support::PATIENCE, || {
+        let bundle = Bundle::builder(unique_id("again")).script("exit 5").build().ok()?;
+        (runtime.run(&bundle).ok()?.code() == Some(5)).then_some(())?;
+        let told = || listener.events(bundle.id()).iter().any(|event| event["event"] == "deleted");
+        wait_until("it is told", Duration::from_secs(2), || told().then_some(())).ok()
+    })?;
+    a_whole_life(&runtime, &listener)?;
+    let said = listener.stop()?;
+    ensure!(said.contains("by lookup any more: they are by tracepoint now"), "{said}");
     Ok(())
 }

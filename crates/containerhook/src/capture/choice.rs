@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use fanotify::{Group, PermissionEvent};
+use fanotify::{Class, Group, PermissionEvent};
 
 use super::probe::{self, Probed};
 use super::traced::Tracer;
@@ -13,6 +13,7 @@ use crate::bpf::Loader;
 use crate::error::{Error, ErrorKind};
 use crate::lookup::Lookup;
 use crate::notifier::CaptureBackend;
+use crate::proc::HostProc;
 
 /// The engine's part: who raised an event. It runs on the engine's thread, after the event was read and before it can be
 /// answered.
@@ -32,10 +33,7 @@ impl Capture {
     ) -> Result<(Capture, Vec<String>), Error> {
         let proc = &reader.proc;
         let candidates = match asked {
-            CaptureBackend::Auto if proc.is_foreign() => {
-                vec![CaptureBackend::Lookup, CaptureBackend::Tracepoint]
-            }
-            CaptureBackend::Auto => vec![CaptureBackend::Memory, CaptureBackend::Tracepoint],
+            CaptureBackend::Auto => in_turn(proc).to_vec(),
             asked => vec![asked],
         };
         let mut refused = Vec::new();
@@ -60,6 +58,31 @@ impl Capture {
             "grant CAP_SYS_PTRACE, and in another pid namespace than the host's CAP_BPF and CAP_PERFMON; \
              kernel.yama.ptrace_scope must be below 3; without CAP_SYS_PTRACE these two do for a tracepoint",
         ))
+    }
+
+    /// In place of one that has stopped working: the next that works. For a worker, as it takes its time: the trial is made
+    /// with a group of its own.
+    pub(crate) fn instead_of(
+        failed: CaptureBackend,
+        group: &Arc<Group>,
+        reader: &Reader,
+    ) -> Result<Capture, String> {
+        let trial = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let trial = Arc::new(trial.map_err(|error| error.to_string())?);
+        let mut bpf = Loader::for_pids_of(&reader.proc);
+        let (mut lookup, mut refused) = (None, Vec::new());
+        for backend in in_turn(&reader.proc).into_iter().filter(|backend| *backend != failed) {
+            match Capture::attempt(backend, &mut lookup, &trial, reader, &mut bpf) {
+                Ok((mut capture, _)) => {
+                    if let Some(lookup) = &mut capture.lookup {
+                        lookup.retarget(group.as_fd());
+                    }
+                    return Ok(capture);
+                }
+                Err(why) => refused.push(format!("{}: {why}", name(backend))),
+            }
+        }
+        Err(refused.join("; "))
     }
 
     fn attempt(
@@ -104,12 +127,15 @@ impl Capture {
     }
 
     /// The task that waits for the answer to this event, as the host numbers it; `None` where it was killed meanwhile.
-    pub(crate) fn who(&mut self, event: &PermissionEvent) -> Result<Option<Sighting>, String> {
+    pub(crate) fn who(&mut self, event: &PermissionEvent) -> Result<Option<Sighting>, Unplaced> {
         let Some(lookup) = &mut self.lookup else {
-            return self.passed(event.task()).map(|tid| Some(tid.into()));
+            let tid = self.passed(event.task()).map_err(|why| Unplaced { why, refused: false })?;
+            return Ok(Some(tid.into()));
         };
-        let found = lookup.find(event.file());
-        let found = found.map_err(|error| format!("who executes could not be looked up: {error}"))?;
+        let found = lookup.find(event.file()).map_err(|error| Unplaced {
+            refused: error.raw_os_error() == Some(libc::EPERM),
+            why: format!("who executes could not be looked up: {error}"),
+        })?;
         Ok(found.map(|found| {
             let traced = self.tracer.as_ref().map(|tracer| {
                 let argv = tracer.arguments(&found);
@@ -133,7 +159,7 @@ impl Capture {
     }
 
     fn try_on(&mut self, event: &PermissionEvent, reader: &Reader) -> Result<(), String> {
-        let sighting = self.who(event)?.ok_or("the task was killed")?;
+        let sighting = self.who(event).map_err(|unplaced| unplaced.why)?.ok_or("the task was killed")?;
         let argv = match sighting.traced.as_deref() {
             None => {
                 let record = reader.facts(&sighting).and_then(|task| reader.capture(&sighting, &task));
@@ -152,8 +178,21 @@ impl Capture {
     }
 }
 
+/// Nobody knows whose an execution is.
+pub(crate) struct Unplaced {
+    pub(crate) why: String,
+    /// The look-up is not permitted, or not any more.
+    pub(crate) refused: bool,
+}
+
+/// The cheapest first.
+fn in_turn(proc: &HostProc) -> [CaptureBackend; 2] {
+    let first = if proc.is_foreign() { CaptureBackend::Lookup } else { CaptureBackend::Memory };
+    [first, CaptureBackend::Tracepoint]
+}
+
 /// As it is told and asked for.
-fn name(backend: CaptureBackend) -> &'static str {
+pub(crate) fn name(backend: CaptureBackend) -> &'static str {
     match backend {
         CaptureBackend::Auto => "auto",
         CaptureBackend::Memory => "memory",

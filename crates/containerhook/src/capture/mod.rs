@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use fanotify::InodeId;
 
-pub(crate) use self::choice::Capture;
+pub(crate) use self::choice::{Capture, Unplaced, name};
 use self::traced::Gap;
 use crate::lookup::Found;
 use crate::proc::{HostProc, TaskFacts};
@@ -57,6 +57,14 @@ pub(crate) enum CaptureError {
     Io(&'static str, io::Error),
     /// Not all of it was noted, and reading the rest failed.
     Gap(Gap, Box<CaptureError>),
+}
+
+impl CaptureError {
+    /// The way of reading is not permitted, or not any more: the next execution will fare no better.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let refusals = [libc::EPERM, libc::EACCES, libc::ENOSYS];
+        matches!(self, CaptureError::Io(_, error) if error.raw_os_error().is_some_and(|e| refusals.contains(&e)))
+    }
 }
 
 impl std::fmt::Display for CaptureError {

@@ -8,6 +8,7 @@ use fanotify::{Event, PermissionEvent};
 
 use super::Engine;
 use super::ends::Doubt;
+use crate::capture::{Capture, Unplaced, name};
 use crate::exit::Process;
 use crate::lifecycle::{HoldId, Input, LifeId, Refusal};
 use crate::outlet::Level;
@@ -57,8 +58,11 @@ impl Engine {
         let sighting = match self.capture.who(&event) {
             Ok(Some(sighting)) => sighting,
             Ok(None) => return,
-            Err(why) => {
+            Err(Unplaced { why, refused }) => {
                 drop(event);
+                if refused {
+                    self.replace_capture();
+                }
                 let path = self.runtimes.get(&inode).map(|marked| marked.binary.path.clone());
                 return self.unplaced(&path.unwrap_or_else(|| "a container's entrypoint".into()), &why, time);
             }
@@ -84,6 +88,29 @@ impl Engine {
         self.holds.insert(hold, Held::Exec(event));
         self.reading.push_back((at + self.patience, hold));
         self.workers.submit(job);
+    }
+
+    /// What reads held executions does not work any more: another way is looked for, once.
+    pub(super) fn replace_capture(&mut self) {
+        if std::mem::take(&mut self.may_replace_capture) {
+            self.workers.submit(Job::ReplaceCapture { failed: self.capture.backend() });
+        }
+    }
+
+    pub(super) fn capture_replaced(&mut self, replaced: Result<Capture, String>) {
+        let failed = name(self.capture.backend());
+        match replaced {
+            Ok(capture) => {
+                let now = name(capture.backend());
+                self.capture = capture;
+                self.warn(format!(
+                    "held executions cannot be read by {failed} any more: they are by {now} now"
+                ));
+            }
+            Err(why) => {
+                self.warn(format!("held executions cannot be read by {failed} any more, and not by {why}"));
+            }
+        }
     }
 
     /// An execution of which nobody knows whose it is.

@@ -15,9 +15,13 @@ impl Engine {
             Outcome::NotTrusted(job) => {
                 self.workers.anybody.submit(job);
             }
-            Outcome::Lost { hold, why, time } => {
+            Outcome::CaptureReplaced(replaced) => self.capture_replaced(replaced.map(|capture| *capture)),
+            Outcome::Lost { hold, why, refused, time } => {
                 self.read(hold);
                 self.holds.remove(&hold);
+                if refused {
+                    self.replace_capture();
+                }
                 self.apply(Input::Lost { why, time });
             }
             Outcome::Unread { hold, why, sighting, before, binary, at, time } => {

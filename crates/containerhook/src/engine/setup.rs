@@ -21,7 +21,7 @@ use crate::exec_watch::ExecWatch;
 use crate::exit::Exits;
 use crate::lifecycle::{Existing, Input, Lifecycle, Rules, Vanished};
 use crate::memory::{self, Memory, Remembered};
-use crate::notifier::Settings;
+use crate::notifier::{CaptureBackend, Settings};
 use crate::outlet::Inlet;
 use crate::pool::Pool;
 use crate::proc::HostProc;
@@ -136,6 +136,7 @@ impl Engine {
             inbox,
             proc,
             capture,
+            may_replace_capture: settings.capture_backend == CaptureBackend::Auto,
             exits,
             exec_watch,
             misses: Default::default(),

@@ -159,7 +159,7 @@ impl Worker {
             Err(error) => {
                 let path = binary.path.display();
                 let why = format!("an execution of {path} by task {tid} could not be read: {error}");
-                return Outcome::Lost { hold, why, time };
+                return Outcome::Lost { hold, why, refused: error.is_refusal(), time };
             }
         };
         let family = match binary.role {
