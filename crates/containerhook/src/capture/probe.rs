@@ -19,6 +19,9 @@ pub(super) const ARGUMENTS: [&str; 4] = ["containerhook-probe", "create", "", "a
 /// How long the child may take to come to its exec.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long its event is waited for before it is asked whether the child is there still.
+const SLICE: Duration = Duration::from_millis(20);
+
 pub(super) enum Probed {
     Works,
     Fails(String),
@@ -48,8 +51,11 @@ fn attempt<T>(group: &Arc<Group>, read: impl FnOnce(&PermissionEvent) -> T) -> i
     let end = Instant::now() + PATIENCE;
     let mut read = Some(read);
     let mut outcome = None;
-    while outcome.is_none() && Instant::now() < end {
-        group.wait(Some(end.saturating_duration_since(Instant::now())))?;
+    let mut ended = false;
+    while outcome.is_none() && !ended && Instant::now() < end {
+        // A child that may not execute anything (seccomp) has ended, and what it had to say is there by then.
+        ended = child::readable(pidfd.as_fd(), Duration::ZERO)?;
+        group.wait(Some(if ended { Duration::ZERO } else { SLICE }))?;
         let mut events = Vec::new();
         group.read(&mut events).map_err(io::Error::other)?;
         for event in events {
@@ -67,7 +73,7 @@ fn attempt<T>(group: &Arc<Group>, read: impl FnOnce(&PermissionEvent) -> T) -> i
     child::kill(pidfd.as_fd());
     let _ = child::readable(pidfd.as_fd(), PATIENCE);
     child::reap(pidfd.as_fd());
-    outcome.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "no event came"))
+    outcome.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "no event of a child's execveat came"))
 }
 
 /// An executable file that is in no file system that anybody sees.
