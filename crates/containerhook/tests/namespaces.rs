@@ -20,7 +20,7 @@ use testkit::{wait_until, watchdog};
 /// The name of the test that is the listener.
 const LISTENER: &str = "the_listener_itself";
 
-/// As `docs/deploy.md` has them. CAP_SYS_ADMIN holds what CAP_BPF and CAP_PERFMON do.
+/// What a listener in a container is given here. CAP_SYS_ADMIN holds what CAP_BPF and CAP_PERFMON do.
 const CAPABILITIES: [&str; 5] =
     ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"];
 
