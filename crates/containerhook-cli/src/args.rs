@@ -124,6 +124,12 @@ pub(crate) struct ListenArgs {
 }
 
 impl ListenArgs {
+    /// As the library takes it from the environment where it is not said.
+    pub(crate) fn host_root(&self) -> PathBuf {
+        let said = std::env::var_os("HOST_ROOT").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.host_root.clone().or(said).unwrap_or_else(|| "/".into())
+    }
+
     pub(crate) fn builder(&self) -> Builder {
         let mut builder = ContainerNotifier::builder()
             .discover(!self.no_discover)

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
-use unicode_width::UnicodeWidthChar as _;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::output::Ink;
 
@@ -202,6 +202,41 @@ pub(crate) fn clean(words: &str) -> String {
     clean
 }
 
+/// Breaks words into lines of at most this many cells, between words where there are spaces.
+pub(crate) fn fold(words: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in words.split(' ').filter(|word| !word.is_empty()) {
+        let line = lines.last().map_or("", String::as_str);
+        let room = width.saturating_sub(UnicodeWidthStr::width(line) + usize::from(!line.is_empty()));
+        let mut rest = word;
+        if UnicodeWidthStr::width(word) > room && !line.is_empty() {
+            lines.push(String::new());
+        }
+        // One that is longer than a line goes on in the next.
+        while UnicodeWidthStr::width(rest) > width.max(1) {
+            let mut cells = 0;
+            let cut = rest.char_indices().find(|(_, character)| {
+                cells += UnicodeWidthChar::width(*character).unwrap_or(0);
+                cells > width.max(1)
+            });
+            let at = cut.map_or(rest.len(), |(at, _)| at).max(rest.chars().next().map_or(1, char::len_utf8));
+            let (head, tail) = rest.split_at(at);
+            if let Some(line) = lines.last_mut() {
+                line.push_str(head);
+            }
+            lines.push(String::new());
+            rest = tail;
+        }
+        match lines.last_mut() {
+            _ if rest.is_empty() => drop(lines.pop()),
+            Some(line) if line.is_empty() => line.push_str(rest),
+            Some(line) => line.extend([" ", rest]),
+            None => {}
+        }
+    }
+    lines
+}
+
 /// Control characters, and those that reorder or hide what stands beside them.
 fn hidden(character: char) -> bool {
     character.is_control()
@@ -242,6 +277,16 @@ pub(crate) fn cut(words: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_folded_between_words_or_within_long_ones() {
+        assert_eq!(fold("one two three", 7), ["one two", "three"]);
+        assert_eq!(fold("one two three", 8), ["one two", "three"]);
+        assert_eq!(fold("", 8), [""]);
+        assert_eq!(fold("a abcdefghij b", 4), ["a", "abcd", "efgh", "ij b"]);
+        assert_eq!(fold("容器容器", 5), ["容器", "容器"]);
+        assert_eq!(fold("容", 0), ["容"]);
+    }
     use serde_json::json;
 
     #[test]

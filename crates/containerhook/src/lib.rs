@@ -99,7 +99,7 @@ pub mod verify;
 mod watchdog;
 mod work;
 
-pub use capability::{Available, Capability, Support, supported};
+pub use capability::{Area, Available, Capability, Privilege, Privileges, Support, supported, supported_at};
 pub use change::{ChangeError, ConfigChange, Device, HookKind};
 pub use config::{Config, ConfigError};
 pub use error::{Error, ErrorKind};

@@ -207,6 +207,12 @@ impl Loader {
         Ok(Attached { _link: link.map_err(refused)? })
     }
 
+    /// Does the kernel take programs of this kind (`btf` or `raw`), and attach them?
+    pub(crate) fn takes(&mut self, kind: &str) -> Result<(), Refused> {
+        let program = self.open()?.program(kind, c"sched_process_exit", format!("exit_{kind}"))?;
+        program.attach().map(drop)
+    }
+
     /// Loads a `raw_tp` program that is never attached but [run](Program::run).
     pub(crate) fn runnable(&mut self, name: &str) -> Result<Program, Refused> {
         self.open()?.program("raw", c"", name.to_owned())
