@@ -8,6 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use containerhook::{Builder, CaptureBackend, ContainerNotifier, EventKind, ExitBackend, OnTimeout};
 
+use crate::confine::SandboxArgs;
 use crate::failure::{EXIT_CODES, Usage};
 use crate::listener::Supervised;
 use crate::output::ColorChoice;
@@ -48,6 +49,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// What its listener keeps itself from; `None` for one that does not listen for long.
+    pub(crate) fn sandbox(&self) -> Option<&SandboxArgs> {
+        match self {
+            Command::Watch(args) => Some(&args.sandbox),
+            Command::Top(args) => Some(&args.sandbox),
+            _ => None,
+        }
+    }
+
     /// How long its listener may be stuck before its supervisor kills it; `None` for one that needs no supervisor.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         match self {

@@ -1,11 +1,12 @@
 //! The program `containerhook`: hold, tell and look at containers from the command line.
 //!
 //! A file a subcommand. What several of them share: [`args`] (options), [`failure`] (exit codes and errors),
-//! [`output`] (stdout and colours), [`signals`], and [`row`] with [`table`] (how an event looks on a terminal).
+//! [`confine`] (what a listener may do), [`output`] (stdout and colours), [`signals`], and [`row`] with [`table`] (how an event looks on a terminal).
 //! Everything that is shown is made from the JSON of the contract, so it can be tested without a container.
 
 mod args;
 mod board;
+mod confine;
 mod doctor;
 mod failure;
 mod field;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     cli.global.start_log(matches!(cli.command, Command::Top(_)))?;
+    if let Some(sandbox) = cli.command.sandbox() {
+        sandbox.enter()?;
+    }
     let watcher = match (cli.supervised, cli.command.watchdog()) {
         (Some(supervised), _) => Watcher::Supervisor(supervised.enter()?),
         (None, Some(limit)) => return supervise::run(limit),

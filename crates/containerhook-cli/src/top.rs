@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use crate::args::{Global, ListenArgs};
 use crate::board::{Board, Entry, Order, State, age};
+use crate::confine::SandboxArgs;
 use crate::failure::{EXIT_CODES, Usage};
 use crate::filter::{Condition, wanted};
 use crate::listener::{Beats, Watcher};
@@ -53,6 +54,8 @@ pub(crate) struct TopArgs {
     filter: Vec<Condition>,
     #[command(flatten)]
     pub(crate) watchdog: WatchdogArgs,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
 }
 
 /// How long keys are waited for before the next look at what else has come.
@@ -77,6 +80,7 @@ pub(crate) fn run(args: &TopArgs, global: &Global, watcher: Watcher) -> anyhow::
         .start(|_: &ContainerEvent| {})?;
     let runtimes = notifier.status()?.runtimes.len();
     let beats = Beats::start(&notifier, watcher, args.watchdog.limit())?;
+    args.sandbox.close();
 
     let mut screen = Screen::new(runtimes, global.color.on_stdout());
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::args::{Global, ListenArgs, OnTimeoutArg, duration, event_kind};
+use crate::confine::SandboxArgs;
 use crate::failure::EXIT_CODES;
 use crate::filter::{Condition, wanted};
 use crate::listener::{Beats, Watcher};
@@ -98,6 +99,8 @@ pub(crate) struct WatchArgs {
 
     #[command(flatten)]
     pub(crate) watchdog: WatchdogArgs,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
     /// End after this long
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Running")]
     duration: Option<Duration>,
@@ -210,6 +213,7 @@ pub(crate) fn run(args: &WatchArgs, global: &Global, watcher: Watcher) -> anyhow
     output::tell_when_closed(end.clone()).context("cannot watch stdout")?;
     announce(&notifier, args)?;
     let beats = Beats::start(&notifier, watcher, args.watchdog.limit())?;
+    args.sandbox.close();
     if let Err(error) = printer.lock().unwrap_or_else(PoisonError::into_inner).begin() {
         let _ = end.send(End::of_output(&error));
     }

@@ -78,6 +78,7 @@ enum State {
 
 impl Loader {
     /// A loader that has not asked the kernel for anything yet.
+    #[cfg(test)]
     pub(crate) fn new() -> Loader {
         Loader::default()
     }
