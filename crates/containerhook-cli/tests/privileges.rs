@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use common::{LONG, Watch, kinds, program};
 use containerhook::Privilege;
-use landlock::{Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _};
+use landlock::{AccessFs, Ruleset, RulesetAttr as _};
 use testkit::{Bundle, Runtime, Scratch, Task, need, skip, unique_id, wait_until, watchdog};
 
 /// A user of no account.
@@ -222,8 +222,7 @@ fn landlock_would_keep_a_listener_from_its_work() -> Result<()> {
     let inside = std::thread::spawn(move || -> Result<Option<bool>> {
         // It forbids nothing but to make a device.
         let ruleset = Ruleset::default().handle_access(AccessFs::MakeBlock)?.create()?;
-        let _ = AccessFs::from_all(landlock::ABI::V1);
-        let status = ruleset.set_no_new_privs(true).restrict_self()?;
+        let status = ruleset.restrict_self()?;
         if status.ruleset == landlock::RulesetStatus::NotEnforced {
             return Ok(None);
         }
