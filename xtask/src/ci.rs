@@ -6,10 +6,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::bench::Bench;
 use crate::test::{Tally, Test};
 use crate::{bpf, cargo, install, say};
 
-/// Formatting, clippy, docs, dependencies, the BPF object, and all tests
+/// Formatting, clippy, docs, dependencies, the BPF object, the benchmarks' running, and all tests
 ///
 /// Goes on after a failure, so that one run tells all of them. Ends with the line `N passed, N failed, N skipped`, in
 /// which each check counts as one test.
@@ -29,7 +30,7 @@ enum Check {
 
 impl Ci {
     pub(crate) fn run(&self) -> Result<()> {
-        let checks: [Named; 6] = [
+        let checks: [Named; 7] = [
             ("formatting", || run(cargo().args(["fmt", "--all", "--check"]), "cargo fmt")),
             ("clippy", || {
                 let options = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
@@ -53,6 +54,7 @@ impl Ci {
                 install::packages(install::BPF)?;
                 bpf::run(true).map(|()| Check::Passed)
             }),
+            ("benchmarks: they run and print", || Bench::to_see_that_it_runs().run().map(|()| Check::Passed)),
         ];
         let mut tally = Tally::default();
         let mut failed = Vec::new();

@@ -46,8 +46,15 @@ pub(crate) const TESTS: &[Package] = &[
     program("runsc", "runsc"),
 ];
 
-pub(crate) const BENCH: &[Package] =
-    &[program("runc", "runc"), program("crun", "crun"), program("busybox-static", "busybox")];
+pub(crate) const BENCH: &[Package] = &[
+    program("runc", "runc"),
+    program("crun", "crun"),
+    program("busybox-static", "busybox"),
+    program("containerd", "containerd"),
+    program("docker.io", "dockerd"),
+    program("podman", "podman"),
+    program("conmon", "conmon"),
+];
 
 /// What youki is built with.
 const FOR_YOUKI: &[Package] = &[

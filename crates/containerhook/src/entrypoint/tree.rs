@@ -148,7 +148,9 @@ impl<'a> Tree<'a> {
         let mut rest: Vec<OsString> = Vec::new();
         push(&mut rest, way, path);
         let mut links = 0;
-        let mut at = self.at(way, missing)?;
+        // That the root is a directory is known.
+        let from_root = access.is_none() && !rest.is_empty() && self.here(way) == (0, OsString::new());
+        let mut at = if from_root { At::Made } else { self.at(way, missing)? };
         while let Some(name) = rest.pop() {
             if let At::File(_, stat) = &at {
                 if !stat.is_dir() {
