@@ -16,6 +16,7 @@ use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::thread;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
@@ -174,10 +175,19 @@ impl Loader {
         let open = self.open()?;
         let load = |kind: &str| {
             let load = |name: String| open.program(kind, tracepoint, name);
-            let first = load(format!("{part}_{kind}"))?;
+            // The verifier takes its time (the exec program's on 6.18: 50 ms), and each processor has its own.
+            let (first, second) = thread::scope(|scope| {
+                let second = scope.spawn(|| load(format!("{part}_{kind}_twin")));
+                let first = load(format!("{part}_{kind}"));
+                (
+                    first,
+                    second.join().unwrap_or_else(|_| Err(Refused("loading a program panicked".to_owned()))),
+                )
+            });
+            let (first, second) = (first?, second?);
             // Some kernels load a `tp_btf` program and refuse to attach it.
             first.attach()?;
-            Ok(Twins { first, second: load(format!("{part}_{kind}_twin"))?, missed: [0; 2] })
+            Ok(Twins { first, second, missed: [0; 2] })
         };
         load("btf")
             .or_else(|first: Refused| load("raw").map_err(|second| Refused(format!("{first}; {second}"))))
