@@ -56,6 +56,15 @@ pub(crate) const BENCH: &[Package] = &[
     program("conmon", "conmon"),
 ];
 
+/// What guests are made of; qemu and the kernels are unpacked, not installed.
+pub(crate) const VM: &[Package] = &[
+    program("runc", "runc"),
+    program("crun", "crun"),
+    program("busybox-static", "busybox"),
+    program("xz-utils", "xz"),
+    program("util-linux", "setpriv"),
+];
+
 /// What youki is built with.
 const FOR_YOUKI: &[Package] = &[
     program("pkg-config", "pkg-config"),

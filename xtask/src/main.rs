@@ -7,6 +7,7 @@ mod demo;
 mod install;
 mod say;
 mod test;
+mod vm;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    Vm(vm::Vm),
     Ci(ci::Ci),
 }
 
@@ -33,6 +35,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask test          install what the tests need, and run them all
   cargo xtask test docker   only the tests with docker in their name
   cargo xtask bench --quick   see what it costs
+  cargo xtask vm --kernel 6.1   run the tests on another kernel, in a virtual machine
   cargo xtask ci            everything that has to pass before a change is merged";
 
 fn main() -> std::process::ExitCode {
@@ -41,6 +44,7 @@ fn main() -> std::process::ExitCode {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
         Task::Bpf { check } => bpf::run(check),
+        Task::Vm(vm) => vm.run(),
         Task::Ci(ci) => ci.run(),
     };
     match result {

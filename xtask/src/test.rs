@@ -33,7 +33,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask test --require runc,crun,containerd";
 
 /// What came of tests.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
@@ -173,9 +173,9 @@ fn run_again(target: &str, names: &[String], scratch: &Scratch) -> Result<bool> 
 
 /// Reads what test runners print.
 #[derive(Debug, Default)]
-struct Reader {
+pub(crate) struct Reader {
     /// The names of the tests that failed.
-    failed: Vec<String>,
+    pub(crate) failed: Vec<String>,
     crashes: usize,
     tally: Tally,
     ignored: BTreeMap<String, String>,
@@ -184,7 +184,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         let line = without_colours(line);
         let line = line.trim();
         if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
@@ -213,12 +213,12 @@ impl Reader {
     }
 
     /// How many runners ended without a result, the last one included.
-    fn crashed(&self) -> usize {
+    pub(crate) fn crashed(&self) -> usize {
         self.crashes + usize::from(self.open)
     }
 
     /// The result, and each skipped test with its reason. A test that skips itself counts as passed to its runner.
-    fn finish(mut self, skips: &str) -> (Tally, BTreeMap<String, String>) {
+    pub(crate) fn finish(mut self, skips: &str) -> (Tally, BTreeMap<String, String>) {
         self.close();
         let lines = skips.lines().filter_map(|l| l.strip_prefix("SKIPPED: ")?.split_once(": "));
         let mut skipped: BTreeMap<_, _> =

@@ -164,7 +164,7 @@ pub(crate) fn run(command: &mut Command) -> Result<Output> {
 /// thread forks just now, and as long as that child has not executed (a listener under test may hold it), executing the
 /// copy fails with ETXTBSY.
 pub(crate) fn copy_program(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
-    run(Command::new("cp").args(["-L", "--preserve=mode", "--"]).arg(from).arg(to))?.ok()?;
+    run(Command::new("cp").args(["-Lp", "--"]).arg(from).arg(to))?.ok()?;
     Ok(())
 }
 
