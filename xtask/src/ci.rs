@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::bench::Bench;
 use crate::test::{Tally, Test};
+use crate::vm::Vm;
 use crate::{bpf, cargo, install, say};
 
 /// Formatting, clippy, docs, dependencies, the BPF object, the benchmarks' running, and all tests
@@ -30,7 +31,7 @@ enum Check {
 
 impl Ci {
     pub(crate) fn run(&self) -> Result<()> {
-        let checks: [Named; 7] = [
+        let checks: [Named; 8] = [
             ("formatting", || run(cargo().args(["fmt", "--all", "--check"]), "cargo fmt")),
             ("clippy", || {
                 let options = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
@@ -53,6 +54,9 @@ impl Ci {
             ("BPF object", || {
                 install::packages(install::BPF)?;
                 bpf::run(true).map(|()| Check::Passed)
+            }),
+            ("kernels: what each can do, in virtual machines", || {
+                Ok(Vm::capabilities()?.map_or(Check::Passed, Check::Skipped))
             }),
             ("benchmarks: they run and print", || Bench::to_see_that_it_runs().run().map(|()| Check::Passed)),
         ];
