@@ -22,7 +22,7 @@ use crate::runtime::{self, Search};
 /// The containers that run at this moment, without a listener.
 ///
 /// They are found as [`Builder::existing`](crate::Builder::existing) finds them: by the state that runtimes and shims
-/// leave, and by `/proc`; no engine is asked. Each is a [`Created`](EventKind::Created) record with
+/// leave, and by `/proc`; no engine is asked. Each is a [`Created`](crate::EventKind::Created) record with
 /// [`existing`](crate::ContainerEvent::existing) set, oldest first, numbered from 1. It takes no privilege but to read
 /// what it looks at: what it may not read it does not find.
 #[must_use]
