@@ -16,6 +16,8 @@ pub(crate) fn write(results: &Results, docs: &Path) -> Result<()> {
     let mut page = String::new();
     for line in PROSE.lines() {
         match line.strip_prefix("{{").and_then(|line| line.strip_suffix("}}")) {
+            // A plot of what was not measured yet is not there.
+            None if plot(line).is_some_and(|plot| !docs.join(plot).exists()) => {}
             None => writeln!(page, "{line}")?,
             Some(name) => {
                 let benchmark = crate::benchmarks::ALL.iter().find(|benchmark| benchmark.name == name);
@@ -32,6 +34,11 @@ pub(crate) fn write(results: &Results, docs: &Path) -> Result<()> {
     }
     let path = docs.join("benchmarks.md");
     fs::write(&path, page).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The file of `![words](file)`.
+fn plot(line: &str) -> Option<&str> {
+    line.strip_prefix("![")?.split_once("](")?.1.strip_suffix(')')
 }
 
 /// The tables of one benchmark, in Markdown.
