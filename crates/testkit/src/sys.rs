@@ -33,6 +33,12 @@ pub(crate) fn die_in(seconds: u32) {
     unsafe { libc::alarm(seconds) };
 }
 
+/// What `nohup` has this process ignore its containers would ignore too, and not end by it.
+pub(crate) fn hear_hangups() {
+    // SAFETY: no handler is set; nothing in a test process has one for SIGHUP.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+}
+
 /// Hides the empty cgroup2 tree of a hybrid layout from `command`, in a mount namespace of its own.
 ///
 /// crun refuses the hybrid layout when it runs as root. Done between fork and exec rather than by a shell, so that the

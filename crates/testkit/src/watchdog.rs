@@ -21,6 +21,7 @@ pub struct Watchdog {
 /// Watches a test: when the guard is not dropped within `limit`, says what every process around is doing, cleans up
 /// and aborts.
 pub fn watchdog(limit: Duration) -> Watchdog {
+    crate::sys::hear_hangups();
     let (alive, dropped) = channel::<()>();
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     std::thread::Builder::new()
