@@ -23,6 +23,12 @@ pub(crate) struct Cli {
     /// Given by the supervisor to the listener that it starts
     #[arg(long, hide = true)]
     pub(crate) supervised: Option<Supervised>,
+    /// Given by the supervisor to the listener that it starts: the socket of the helper that runs --exec
+    #[arg(long, hide = true)]
+    pub(crate) hooks: Option<i32>,
+    /// Given to that helper: the other end
+    #[arg(long, hide = true)]
+    pub(crate) hooks_helper: Option<i32>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -56,6 +62,17 @@ impl Command {
             Command::Top(args) => Some(&args.sandbox),
             _ => None,
         }
+    }
+
+    /// What is to be run for each event.
+    ///
+    /// # Errors
+    ///
+    /// Where that can never be run.
+    pub(crate) fn hook(&self) -> anyhow::Result<Option<&str>> {
+        let Command::Watch(args) = self else { return Ok(None) };
+        args.hooks.check()?;
+        Ok(args.hooks.command())
     }
 
     /// How long its listener may be stuck before its supervisor kills it; `None` for one that needs no supervisor.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, PipeWriter, Write as _};
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::process;
 use std::str::FromStr;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use containerhook::{ContainerNotifier, ErrorKind, Heartbeat};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use crate::failure::Usage;
@@ -73,14 +74,22 @@ impl Supervised {
             )
             .into());
         }
-        // A descriptor that is not there is noticed here, before anything owns it.
-        // SAFETY: the supervisor opened it for this process, which has opened nothing of that number and takes it once.
-        let pipe = unsafe {
-            let pipe = rustix::fd::BorrowedFd::borrow_raw(self.pipe);
-            rustix::io::fcntl_setfd(pipe, rustix::io::FdFlags::CLOEXEC).context("the supervisor's pipe")?;
-            OwnedFd::from_raw_fd(self.pipe)
-        };
-        Ok(Supervisor { pipe: pipe.into(), restarts: self.restarts, since: self.since })
+        Ok(Supervisor { pipe: take(self.pipe)?.into(), restarts: self.restarts, since: self.since })
+    }
+}
+
+/// A descriptor that whoever started this process has left open for it, by an option that people do not give. Each is taken
+/// once, before anything else is opened.
+pub(crate) fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(Usage("this option is the supervisor's own".into()).into());
+    }
+    // A descriptor that is not there is noticed here, before anything owns it.
+    // SAFETY: it was opened for this process, which has opened nothing of that number and takes it once.
+    unsafe {
+        let fd = BorrowedFd::borrow_raw(number);
+        fcntl_setfd(fd, FdFlags::CLOEXEC).context("what the supervisor has left open")?;
+        Ok(OwnedFd::from_raw_fd(number))
     }
 }
 
@@ -219,6 +228,12 @@ mod tests {
         for words in ["", "5", "5:77:2", "5:77:2:1500:9", "a:77:2:1500", "5:77:-2:1500"] {
             assert!(words.parse::<Supervised>().is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn nobody_takes_a_descriptor_that_is_not_there() {
+        assert!(take(1).is_err());
+        assert!(take(987_654).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod doctor;
 mod failure;
 mod field;
 mod filter;
+mod hooks;
 mod list;
 mod listener;
 mod output;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command};
+use crate::hooks::Channel;
 use crate::listener::Watcher;
 
 fn main() -> ExitCode {
@@ -39,16 +41,25 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     cli.global.start_log(matches!(cli.command, Command::Top(_)))?;
+    if let Some(number) = cli.hooks_helper {
+        return hooks::helper::run(listener::take(number)?, cli.command.hook()?.unwrap_or_default());
+    }
+    // Started with all rights, before any is given up.
+    let hooks = match (cli.hooks, cli.command.hook()?) {
+        (Some(number), _) => Some(Channel::inherited(number)?),
+        (None, Some(_)) => Some(Channel::open()?),
+        (None, None) => None,
+    };
     if let Some(sandbox) = cli.command.sandbox() {
         sandbox.enter()?;
     }
     let watcher = match (cli.supervised, cli.command.watchdog()) {
         (Some(supervised), _) => Watcher::Supervisor(supervised.enter()?),
-        (None, Some(limit)) => return supervise::run(limit),
+        (None, Some(limit)) => return supervise::run(limit, hooks.as_ref()),
         (None, None) => Watcher::of_environment()?,
     };
     match cli.command {
-        Command::Watch(args) => watch::run(&args, &cli.global, watcher),
+        Command::Watch(args) => watch::run(&args, &cli.global, watcher, hooks),
         Command::Doctor(args) => doctor::run(&args, &cli.global),
         Command::Top(args) => top::run(&args, &cli.global, watcher),
         Command::List(args) => list::run(&args, &cli.global),

@@ -13,6 +13,8 @@ use crate::output;
 pub(crate) enum End {
     /// SIGINT or SIGTERM came.
     Asked,
+    /// The process that runs `--exec` has ended before its time.
+    HooksDied,
     /// Nobody reads stdout any more.
     OutputClosed,
     /// Writing to stdout failed otherwise, with this error's number.

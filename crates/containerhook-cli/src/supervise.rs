@@ -33,6 +33,7 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::args::duration;
 use crate::failure::FAILED;
+use crate::hooks::Channel;
 use crate::listener::{ALIVE, ENDS, PANICKED, Supervised};
 use crate::signals;
 use crate::systemd::{self, Systemd};
@@ -144,13 +145,13 @@ impl fmt::Display for Fate {
 /// # Errors
 ///
 /// When a child cannot be started, or none comes to listen.
-pub(crate) fn run(limit: Duration) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(limit: Duration, hooks: Option<&Channel>) -> anyhow::Result<ExitCode> {
     let mut supervisor = Supervisor::new(limit)?;
     let terminal = Terminal::save();
     let (mut restarts, mut in_a_row, mut hopeless) = (0, 0, 0);
     loop {
         let born = Instant::now();
-        let mut listener = supervisor.start(restarts).context("cannot start the listener")?;
+        let mut listener = supervisor.start(restarts, hooks).context("cannot start the listener")?;
         let fate = supervisor.watch(&mut listener).context("cannot watch the listener")?;
         if let Fate::Left(code) = fate
             && code != PANICKED
@@ -236,7 +237,7 @@ impl Supervisor {
         Ok(Supervisor { limit, born: Instant::now(), signals, systemd, asked: None, asked_again: false })
     }
 
-    fn start(&self, restarts: u32) -> io::Result<Listener> {
+    fn start(&self, restarts: u32, hooks: Option<&Channel>) -> io::Result<Listener> {
         let (pipe, theirs) = io::pipe()?;
         // There is no other thread, whose child could inherit it too.
         fcntl_setfd(&theirs, FdFlags::empty())?;
@@ -252,7 +253,11 @@ impl Supervisor {
         if let Some(name) = words.next() {
             command.arg0(name);
         }
-        command.arg(format!("--supervised={told}")).args(words);
+        command.arg(format!("--supervised={told}"));
+        if let Some(hooks) = hooks {
+            command.arg(format!("--hooks={}", hooks.to_inherit()?));
+        }
+        command.args(words);
         for name in systemd::VARIABLES {
             command.env_remove(name);
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use containerhook::{Builder, ContainerEvent, ContainerNotifier, EventKind, Record};
+use containerhook::{Builder, ContainerEvent, ContainerNotifier, Decision, EventKind, Record};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -17,6 +17,7 @@ use crate::args::{Global, ListenArgs, OnTimeoutArg, duration, event_kind};
 use crate::confine::SandboxArgs;
 use crate::failure::EXIT_CODES;
 use crate::filter::{Condition, wanted};
+use crate::hooks::{Channel, HookArgs, Hooks};
 use crate::listener::{Beats, Watcher};
 use crate::output::{self, Pen};
 use crate::signals::{self, End};
@@ -31,7 +32,9 @@ Examples:
   containerhook watch --event created,stopped    these two kinds only
   containerhook watch --filter namespace=shop    one namespace of Kubernetes
   containerhook watch --format '{id} {exit}'     lines of one's own
-  containerhook watch --delay 3s                 see a container wait for three seconds";
+  containerhook watch --delay 3s                 see a container wait for three seconds
+  containerhook watch --event stopped --exec 'logger $CONTAINERHOOK_ID has ended'
+  containerhook watch --event pre-create --config --exec /usr/local/bin/may-it-run --hold --on-timeout deny";
 
 /// Prints what happens to containers, as it happens
 ///
@@ -39,6 +42,7 @@ Examples:
 /// at each step, told, and let go. Ctrl-C ends it: what is held goes on, and nothing is left behind.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+#[command(group = clap::ArgGroup::new("has_json").args(["json", "exec"]).multiple(true))]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
     listen: ListenArgs,
@@ -67,8 +71,8 @@ pub(crate) struct WatchArgs {
     /// Print one JSON object a line
     #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Add each container's OCI configuration to the JSON
-    #[arg(long, requires = "json", help_heading = "Output")]
+    /// Add each container's OCI configuration to the JSON (of --json, and of --exec)
+    #[arg(long, requires = "has_json", help_heading = "Output")]
     config: bool,
     /// Print each event as this line, such as '{time} {event} {name} {exit}': the fields are those of the JSON
     #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["json", "since_start", "no_trunc"])]
@@ -96,6 +100,9 @@ pub(crate) struct WatchArgs {
     /// Hold every container this long before its runtime creates it: for demonstrations
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Holding")]
     delay: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) hooks: HookArgs,
 
     #[command(flatten)]
     pub(crate) watchdog: WatchdogArgs,
@@ -185,22 +192,46 @@ impl Printer {
     }
 }
 
+/// How long hooks that run at the end are waited for: less than the supervisor waits.
+const HOOKS_LEFT: Duration = Duration::from_secs(5);
+
+fn is_selected(filter: &[Condition], json: impl Fn() -> String) -> bool {
+    filter.is_empty() || serde_json::from_str(&json()).is_ok_and(|event| wanted(filter, &event))
+}
+
 fn json(record: &Record, with_config: bool) -> String {
     if with_config { record.to_json_with_config() } else { record.to_json() }
 }
 
-pub(crate) fn run(args: &WatchArgs, global: &Global, watcher: Watcher) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(
+    args: &WatchArgs,
+    global: &Global,
+    watcher: Watcher,
+    channel: Option<Channel>,
+) -> anyhow::Result<ExitCode> {
     let (end, ended) = mpsc::channel();
     signals::tell(end.clone(), watcher.is_supervisor()).context("cannot listen for signals")?;
 
     let printer = Arc::new(Mutex::new(args.printer(global)));
     let (records, closed) = (Arc::clone(&printer), end.clone());
+    let start =
+        |channel| Hooks::start(channel, &args.hooks, args.config, args.on_timeout.into(), end.clone());
+    let hooks = channel.map(start).transpose()?.map(Arc::new);
+    let (filter, holds) = (args.filter.clone(), args.hooks.holds());
+    let told = hooks.clone().filter(|_| !holds);
+    let is_wanted = filter.clone();
     let print = move |record: &Record| {
+        if let Some(hooks) = &told
+            && is_selected(&is_wanted, || record.to_json())
+        {
+            hooks.tell(record);
+        }
         // After a failure there is nobody to print for: the listener is about to end.
         if let Err(error) = records.lock().unwrap_or_else(PoisonError::into_inner).print(record) {
             let _ = closed.send(End::of_output(&error));
         }
     };
+    let asked = hooks.clone().filter(|_| holds);
     let delay = args.delay.unwrap_or_default();
     let existing = args.existing || watcher.has_restarted();
     let duration = args.duration.map(|duration| duration.saturating_sub(watcher.before()));
@@ -208,6 +239,10 @@ pub(crate) fn run(args: &WatchArgs, global: &Global, watcher: Watcher) -> anyhow
         args.builder().existing(existing).on_record(print).start(move |event: &ContainerEvent| {
             if event.kind() == EventKind::PreCreate {
                 std::thread::sleep(delay);
+            }
+            match &asked {
+                Some(hooks) if is_selected(&filter, || event.to_json()) => hooks.ask(event),
+                _ => Decision::allow(),
             }
         })?;
     output::tell_when_closed(end.clone()).context("cannot watch stdout")?;
@@ -222,12 +257,17 @@ pub(crate) fn run(args: &WatchArgs, global: &Global, watcher: Watcher) -> anyhow
     drop(beats);
     // Records that are complete are still printed by this.
     notifier.close();
+    // So is what runs for them, if it does not take long.
+    if let Some(hooks) = hooks.filter(|_| end != End::HooksDied) {
+        hooks.finish(HOOKS_LEFT);
+    }
     // What went wrong while they were: the reader may have left meanwhile.
     let end = ended.try_iter().find(|end| matches!(end, End::OutputFailed(_))).unwrap_or(end);
     match end {
         End::OutputFailed(error) => {
             Err(io::Error::from_raw_os_error(error)).context("cannot write to stdout")
         }
+        End::HooksDied => anyhow::bail!("the process that runs --exec has ended: start again"),
         End::Asked | End::OutputClosed => Ok(ExitCode::SUCCESS),
     }
 }

@@ -559,6 +559,21 @@ impl ContainerEvent {
     }
 }
 
+/// For a program that is to be asked: what a handler is told, in the words of the contract.
+impl ContainerEvent {
+    /// The event as one line of JSON, as its [`Record`] will have it but for `seq` and `answer`, which are null.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        Line { event: self, seq: None, answer: None, with_config: false }.json()
+    }
+
+    /// The same with the container's configuration in `config`.
+    #[must_use]
+    pub fn to_json_with_config(&self) -> String {
+        Line { event: self, seq: None, answer: None, with_config: true }.json()
+    }
+}
+
 impl std::ops::Deref for ContainerEvent {
     type Target = Container;
 
@@ -633,29 +648,40 @@ impl Record {
     }
 
     fn json(&self, with_config: bool) -> String {
-        // Strings, numbers and maps with string keys only: it cannot fail.
-        serde_json::to_string(&Line { record: self, with_config }).unwrap_or_default()
+        let Record { seq, event, answer } = self;
+        Line { event, seq: Some(*seq), answer: answer.as_ref(), with_config }.json()
     }
 }
 
 impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Line { record: self, with_config: false }.serialize(serializer)
+        let Record { seq, event, answer } = self;
+        Line { event, seq: Some(*seq), answer: answer.as_ref(), with_config: false }.serialize(serializer)
     }
 }
 
 struct Line<'a> {
-    record: &'a Record,
+    event: &'a ContainerEvent,
+    /// `None` before it is a record.
+    seq: Option<u64>,
+    answer: Option<&'a Answer>,
     with_config: bool,
+}
+
+impl Line<'_> {
+    fn json(&self) -> String {
+        // Strings, numbers and maps with string keys only: it cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
 impl Serialize for Line<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Record { seq, event, answer } = self.record;
+        let Line { event, seq, answer, with_config } = *self;
         let container = &*event.container;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("event", &event.kind)?;
-        map.serialize_entry("seq", seq)?;
+        map.serialize_entry("seq", &seq)?;
         map.serialize_entry("time", &rfc3339(event.time))?;
         map.serialize_entry("id", &container.id)?;
         map.serialize_entry("name", &container.name)?;
@@ -675,7 +701,7 @@ impl Serialize for Line<'_> {
         map.serialize_entry("existing", &event.existing)?;
         map.serialize_entry(
             "answer",
-            &answer.as_ref().map(|answer| AnswerLine {
+            &answer.map(|answer| AnswerLine {
                 decision: answer.decision,
                 reason: answer.reason.as_deref(),
                 timed_out: answer.timed_out,
@@ -684,7 +710,7 @@ impl Serialize for Line<'_> {
         )?;
         map.serialize_entry("rootless", &container.rootless)?;
         map.serialize_entry("owner_uid", &container.owner_uid)?;
-        if self.with_config {
+        if with_config {
             map.serialize_entry("config", &container.config.as_ref().and_then(Config::value))?;
         }
         map.serialize_entry("image", &container.image)?;
@@ -796,6 +822,11 @@ mod tests {
             ending: None,
             asked: None,
         };
+        assert!(
+            event.to_json().starts_with(r#"{"event":"stopped","seq":null,"time":"#),
+            "{}",
+            event.to_json()
+        );
         let record = Record { seq: 7, event, answer: None };
         assert_eq!(
             record.to_json(),
