@@ -26,16 +26,19 @@ pub(crate) struct SandboxArgs {
     /// Keep every capability and allow every system call: to find out whether one is missed
     #[arg(long, help_heading = "Running")]
     no_sandbox: bool,
-    /// Listen without this capability: CAP_DAC_READ_SEARCH, CAP_SETUID or CAP_SETGID (repeatable)
+    /// Listen without this capability: CAP_DAC_READ_SEARCH, CAP_SETUID, CAP_SETGID or CAP_SYS_PTRACE (repeatable)
     ///
-    /// Without CAP_DAC_READ_SEARCH what lies in other users' folders is not read, without the others what rootless users
-    /// name: such containers are held and told, with less known of them. See docs/privileges.md.
+    /// Without CAP_DAC_READ_SEARCH what lies in other users' folders is not read, without CAP_SETUID or CAP_SETGID what
+    /// rootless users name: such containers are held and told, with less known of them. Without CAP_SYS_PTRACE no other
+    /// process's memory is read: BPF notes every execve's arguments (--capture tracepoint), relative bundle paths cannot be
+    /// followed, and an entrypoint that cannot be marked is not held. See docs/privileges.md.
     #[arg(long, value_name = "CAPABILITY", value_parser = spare, help_heading = "Running")]
     do_without: Vec<Privilege>,
 }
 
 /// Those that a listener can do without: it knows less then, and holds and tells all the same.
-const SPARE: [Privilege; 3] = [Privilege::CapDacReadSearch, Privilege::CapSetgid, Privilege::CapSetuid];
+const SPARE: [Privilege; 4] =
+    [Privilege::CapDacReadSearch, Privilege::CapSetgid, Privilege::CapSetuid, Privilege::CapSysPtrace];
 
 fn spare(words: &str) -> Result<Privilege, String> {
     let name = words.to_ascii_uppercase();
@@ -159,7 +162,7 @@ mod tests {
         for (words, answer) in [
             ("CAP_SYS_ADMIN", "cannot do without"),
             ("kill", "cannot do without"),
-            ("CAP_CHOWN", "give one of CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID"),
+            ("CAP_CHOWN", "give one of CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE"),
             ("all", "give one of"),
             ("", "give one of"),
         ] {

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use containerhook::{
-    Area, Available, Capability, ContainerEvent, ExitBackend, MarkedRuntime, Status, Support, supported_at,
+    Area, Available, Capability, CaptureBackend, ContainerEvent, ExitBackend, MarkedRuntime, Status, Support,
+    supported_at,
 };
 use serde::Serialize;
 
@@ -81,6 +82,9 @@ struct Report {
     capabilities: Vec<Capability>,
     /// What a listener would mark.
     runtimes: Vec<MarkedRuntime>,
+    /// How a listener would read held executions.
+    capture_backend: Option<CaptureBackend>,
+    /// How it would learn of ends.
     exit_backend: Option<ExitBackend>,
     outcomes: Vec<Outcome>,
     warnings: Vec<String>,
@@ -170,6 +174,7 @@ fn examine(listen: &ListenArgs) -> Report {
             .ok()
             .map(|words| words.trim().to_owned()),
         host_root,
+        capture_backend: status.as_ref().map(|status| status.capture_backend),
         exit_backend: status.as_ref().map(|status| status.exit_backend),
         outcomes: status.as_ref().map(|status| outcomes(&support, status)).unwrap_or_default(),
         warnings: status.as_ref().map(|status| status.warnings.clone()).unwrap_or_default(),
@@ -198,6 +203,7 @@ impl Report {
             }
         }
         self.say_runtimes(pen, width, &mut text);
+        self.say_ways(pen, width, &mut text);
         self.say_outcomes(pen, width, &mut text);
         if !self.warnings.is_empty() {
             let _ = writeln!(text, "\n{}", pen.paint(Ink::Bold, "Warnings"));
@@ -277,6 +283,32 @@ impl Report {
         }
     }
 
+    /// What `--capture auto` and `--exit auto` come to here, or what was asked for instead.
+    fn say_ways(&self, pen: Pen, width: usize, text: &mut String) {
+        let (Some(capture), Some(exit)) = (self.capture_backend, self.exit_backend) else { return };
+        let _ = writeln!(text, "\n{}", pen.paint(Ink::Bold, "How a listener listens"));
+        let capture = match capture {
+            CaptureBackend::Memory => ("memory", "held executions are read in their callers' memory"),
+            CaptureBackend::Lookup => ("lookup", "the same, and who executes is looked up by BPF"),
+            CaptureBackend::Tracepoint => {
+                ("tracepoint", "held executions are noted by BPF, at a cost to every execve of the host")
+            }
+            _ => ("?", "held executions are read in some other way"),
+        };
+        let exit = match exit {
+            ExitBackend::Bpf => ("bpf", "ends are told by BPF"),
+            ExitBackend::PidfdInfo => ("pidfd-info", "ends are told by a pidfd, with their exit code"),
+            ExitBackend::Pidfd => ("pidfd", "ends are told by a pidfd"),
+            _ => ("?", "ends are told in some other way"),
+        };
+        for (option, (word, what)) in [("--capture", capture), ("--exit", exit)] {
+            let _ = writeln!(text, "  {option:<9}  {word}");
+            for line in fold(what, width - INDENT - 2) {
+                let _ = writeln!(text, "{:INDENT$}  {}", "", pen.paint(Ink::Dim, &line));
+            }
+        }
+    }
+
     fn say_outcomes(&self, pen: Pen, width: usize, text: &mut String) {
         if self.outcomes.is_empty() {
             return;
@@ -308,6 +340,7 @@ mod tests {
             host_root: "/".into(),
             capabilities,
             runtimes: Vec::new(),
+            capture_backend: None,
             exit_backend: None,
             outcomes: Vec::new(),
             warnings: vec!["/etc/x.toml: line 3\x1b[2J".into()],
@@ -329,6 +362,8 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_the_terminal() {
         let mut report = report(containerhook::supported().capabilities);
+        (report.capture_backend, report.exit_backend) =
+            (Some(CaptureBackend::Tracepoint), Some(ExitBackend::PidfdInfo));
         report.warnings = vec!["a word and another ".repeat(20)];
         report.outcomes = vec![Outcome {
             what: "a container's end",

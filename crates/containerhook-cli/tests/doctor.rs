@@ -58,6 +58,9 @@ fn on_this_host_it_says_what_is_held_and_what_is_told() -> Result<()> {
         ensure!(available(&report, name)? == "yes", "{name}: {report}");
     }
     ensure!(report["runtimes"][0]["path"] == runtime.path().to_str().context("utf-8")?, "{report}");
+    ensure!(report["capture_backend"] == "memory", "{report}");
+    let bpf = available(&report, "bpf-exit")? == "yes";
+    ensure!((report["exit_backend"] == "bpf") == bpf, "{report}");
     let how = |what: &str| {
         let outcomes = report["outcomes"].as_array().cloned().unwrap_or_default();
         outcomes
@@ -76,7 +79,7 @@ fn the_text_fits_a_terminal_of_80_columns() -> Result<()> {
     need!(Root, Runc);
     let output = program().args(["doctor", "--color", "never"]).output()?;
     let text = out(&output);
-    for title in ["Kernel", "This process", "Host", "Runtimes that are marked"] {
+    for title in ["Kernel", "This process", "Host", "Runtimes that are marked", "How a listener listens"] {
         ensure!(text.contains(&format!("\n{title}\n")), "{text}");
     }
     // A path is not broken.
@@ -103,7 +106,14 @@ fn a_capability_of_the_process_that_is_missing_is_named() -> Result<()> {
         let detail = said["detail"].as_str().context("no detail")?;
         ensure!(detail.matches("CAP_").count() == 1 && detail.contains(word), "{detail}");
         ensure!(report["verdict"] != "works", "{report}");
-        ensure!((report["verdict"] == "cannot-work") == (word != "CAP_SETUID"), "{report}");
+        // Without the memory of others BPF does the work, where there is BPF.
+        let works = word == "CAP_SETUID"
+            || word == "CAP_SYS_PTRACE" && available(&report, "bpf-tracepoint")? == "yes";
+        ensure!((report["verdict"] == "cannot-work") != works, "{report}");
+        if word == "CAP_SYS_PTRACE" && works {
+            ensure!(report["capture_backend"] == "tracepoint", "{report}");
+            ensure!(available(&report, "process-memory")? == "no", "{report}");
+        }
     }
     Ok(())
 }

@@ -211,6 +211,71 @@ fn what_a_rootless_user_names_takes_setuid_and_setgid() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn without_sys_ptrace_bpf_notes_the_arguments() -> Result<()> {
+    need!(Root, Runc, Busybox);
+    let _dog = watchdog(LONG * 4);
+    let runc = Runtime::runc()?;
+    let args = ["--no-discover", "--runtime", runc.path().to_str().context("utf-8")?].map(str::to_owned);
+    let output = program().args(["doctor", "--json"]).args(args).output()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let all = report["capabilities"].as_array().context("no capabilities")?;
+    if !all.iter().any(|found| found["name"] == "bpf-tracepoint" && found["available"] == "yes") {
+        skip!("BPF is refused here");
+    }
+    let watch = Watch::start(&runc, &["--json", "--config", "--do-without", "sys_ptrace"])?;
+    let warned = watch.0.printed().1.contains("cannot be read by memory");
+    ensure!(warned, "{:?}", watch.0.printed());
+    let bundle = Bundle::builder(unique_id("traced")).script("exit 7").build()?;
+    assert_eq!(runc.run(&bundle)?.code(), Some(7));
+    watch.wait_for(&bundle, "deleted")?;
+    let events = watch.stop()?;
+    assert_eq!(kinds(&events, bundle.id()), WHOLE_LIFE);
+    for event in events.iter().filter(|event| event["id"] == bundle.id()) {
+        ensure!(event["config"].is_object(), "{event}");
+        ensure!(event["event"] != "started" || event["held"] == true, "{event}");
+        ensure!(event["event"] != "stopped" || event["exit"]["code"] == 7, "{event}");
+    }
+    Ok(())
+}
+
+#[test]
+fn list_takes_no_capability() -> Result<()> {
+    need!(Root, Runc, Busybox);
+    if has_no_setpriv() {
+        skip!("setpriv is not installed; `apt-get install util-linux`");
+    }
+    let _dog = watchdog(LONG * 4);
+    let runc = Runtime::runc()?;
+    let bundle = Bundle::builder(unique_id("listed")).args(["/bin/sleep", "1000"]);
+    let user = serde_json::json!({"uid": SOMEBODY, "gid": SOMEBODY});
+    let bundle = bundle.edit(|config| config["process"]["user"] = user).build()?;
+    // Where runc keeps its state unless it is told otherwise: nobody tells `list`.
+    let mut run = Command::new(runc.path());
+    run.args(["run", "--detach", "--bundle"]).arg(bundle.path()).arg(bundle.id());
+    Task::spawn(&mut run)?.wait(LONG)?.ok()?;
+    let mut listed = Vec::new();
+    for kept in ["+all", "-all"] {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--bounding-set={kept}"), "--inh-caps=-all", "--no-new-privs"]);
+        command.arg(program().get_program()).args(["list", "--json", "--config"]).env_remove("HOST_ROOT");
+        let output = Task::spawn(&mut command)?.wait(LONG)?.ok()?;
+        let mut lines = output.stdout.lines().map(serde_json::from_str::<serde_json::Value>);
+        let line = lines.find(|line| line.as_ref().is_ok_and(|line| line["id"] == bundle.id()));
+        let mut line = line.context("it is not listed")??;
+        // Of the look, not of the container.
+        for of_the_look in ["time", "seq"] {
+            line[of_the_look].take();
+        }
+        listed.push(line);
+    }
+    let deleted = Command::new(runc.path()).args(["delete", "--force", bundle.id()]).output()?;
+    ensure!(deleted.status.success(), "{deleted:?}");
+    assert_eq!(listed[0], listed[1]);
+    ensure!(listed[0]["config"].is_object() && listed[0]["pid"].is_u64(), "{}", listed[0]);
+    Ok(())
+}
+
 /// Why there is no Landlock domain around a listener.
 #[test]
 fn landlock_would_keep_a_listener_from_its_work() -> Result<()> {

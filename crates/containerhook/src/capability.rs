@@ -151,9 +151,15 @@ pub fn supported_at(host_root: &Path) -> Support {
     let proc = crate::proc::HostProc::of(host_root);
     let namespaces = process::Namespaces::look(host_root, &proc);
     let mut capabilities = vec![kernel::permission_events(), kernel::options(host_root)];
+    let memory = process::memory(&proc);
+    let reads = memory.available == Available::Yes;
     capabilities.extend(bpf::trials(&namespaces, &proc));
+    let tracepoint = bpf::tracepoint(host_root, &proc).matters(!reads);
+    // What is read otherwise costs more and tells less, and tells all the same.
+    let memory = memory.required(tracepoint.available != Available::Yes);
+    capabilities.push(tracepoint);
     capabilities.extend([kernel::btf(), kernel::lockdown(), kernel::security_modules()]);
-    capabilities.push(process::memory(&proc));
+    capabilities.push(memory);
     capabilities.push(privilege::capability());
     capabilities.extend(namespaces.capabilities());
     capabilities.push(host::memory_cgroup(host_root));

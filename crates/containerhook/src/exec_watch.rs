@@ -27,6 +27,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
 
 use crate::bpf::{Attached, Clock, Loader, Refused, Twins};
+use crate::capability::{Privilege, Privileges};
 use crate::exit::Process;
 use crate::guardian::Guardian;
 use crate::proc::HostProc;
@@ -106,6 +107,9 @@ pub(crate) enum StopError {
     /// The listener is in another pid namespace.
     #[error("from another pid namespace than the host's no process can be let go on")]
     Unreachable,
+    /// The listener has no right to signal other users' processes.
+    #[error("without CAP_KILL no other user's process can be let go on")]
+    Unsignalled,
     /// BPF.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -136,6 +140,8 @@ pub(crate) struct ExecWatch {
     guardian: Option<Guardian>,
     proc: HostProc,
     clock: Clock,
+    /// What is stopped can be let go on, whoever's it is.
+    may_signal: bool,
 }
 
 impl ExecWatch {
@@ -160,6 +166,7 @@ impl ExecWatch {
             origins: HashMap::new(),
             proc: proc.clone(),
             clock: Clock::new(),
+            may_signal: Privileges::effective().is_ok_and(|effective| effective.has(Privilege::CapKill)),
             _attached: program.attach()?,
             program,
         })
@@ -198,6 +205,9 @@ impl ExecWatch {
         // What is stopped must be let go on, by us or by the guardian.
         if self.proc.is_foreign() {
             return Err(StopError::Unreachable);
+        }
+        if !self.may_signal {
+            return Err(StopError::Unsignalled);
         }
         let mount_namespace =
             self.proc

@@ -1,8 +1,11 @@
 //! What the kernel takes of BPF, part by part.
 
+use std::path::Path;
+
 use super::process::Namespaces;
 use super::{Area, Available, Capability};
 use crate::bpf::{Loader, Refused};
+use crate::capture;
 use crate::exec_watch::ExecWatch;
 use crate::exit::{Choice, Exits};
 use crate::lookup::Lookup;
@@ -36,6 +39,13 @@ pub(super) fn trials(namespaces: &Namespaces, proc: &HostProc) -> Vec<Capability
     let mut all = Vec::from(kinds);
     all.extend([exit.matters(!by_pidfd), pidfd.matters(!by_bpf), exec_watch, lookup]);
     all
+}
+
+/// Attached for a moment: in this moment it costs every execve of the host a little.
+pub(super) fn tracepoint(host_root: &Path, proc: &HostProc) -> Capability {
+    // Whose an execution is has to be known too.
+    let tried = look_up(&mut Loader::for_pids_of(proc)).and_then(|()| capture::tracepoint(proc, host_root));
+    of("bpf-tracepoint", "the arguments of held executions, without their memory", tried)
 }
 
 fn of<E: std::fmt::Display>(name: &'static str, purpose: &'static str, tried: Result<(), E>) -> Capability {

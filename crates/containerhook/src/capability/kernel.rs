@@ -43,8 +43,8 @@ pub(super) fn options(host_root: &Path) -> Capability {
             .remedy("run a kernel that is built with them")
     };
     let Some((from, text)) = configuration(host_root) else {
-        let words =
-            "neither /proc/config.gz nor /boot/config-RELEASE can be read; the trials below say what works";
+        let words = "none of /proc/config.gz, /boot/config-RELEASE and /usr/lib/modules/RELEASE/config can be read; the trials below \
+             say what works";
         let mut unknown = new(Available::Unknown).detail(words.to_owned());
         unknown.remedy = None;
         return unknown;
@@ -72,15 +72,22 @@ fn configuration(host_root: &Path) -> Option<(String, String)> {
     };
     unpacked().or_else(|| {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
-        let release = release.trim();
-        [format!("boot/config-{release}"), format!("usr/lib/modules/{release}/config")].into_iter().find_map(
-            |name| {
-                let path = host_root.join(name);
-                let mut text = String::new();
-                std::fs::File::open(&path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
-                Some((path.display().to_string(), text))
-            },
-        )
+        of_release(host_root, release.trim())
+    })
+}
+
+/// Distributions put it beside the kernel, or among its modules.
+fn of_release(host_root: &Path, release: &str) -> Option<(String, String)> {
+    let places = [
+        format!("boot/config-{release}"),
+        format!("usr/lib/modules/{release}/config"),
+        format!("lib/modules/{release}/config"),
+    ];
+    places.into_iter().find_map(|name| {
+        let path = host_root.join(name);
+        let mut text = String::new();
+        std::fs::File::open(&path).ok()?.take(MOST).read_to_string(&mut text).ok()?;
+        Some((path.display().to_string(), text))
     })
 }
 
@@ -170,6 +177,19 @@ pub(super) fn security_modules() -> Capability {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_is_found_wherever_distributions_put_it() {
+        let host = tempfile::tempdir().unwrap();
+        assert_eq!(of_release(host.path(), "6.1.0"), None);
+        // The later one in this list is looked for first.
+        for place in ["lib/modules/6.1.0/config", "usr/lib/modules/6.1.0/config", "boot/config-6.1.0"] {
+            let file = host.path().join(place);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, place).unwrap();
+            assert_eq!(of_release(host.path(), "6.1.0"), Some((file.display().to_string(), place.into())));
+        }
+    }
 
     #[test]
     fn options_that_are_not_set_are_named() {

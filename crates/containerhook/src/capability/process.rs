@@ -19,7 +19,7 @@ const TRIED: usize = 64;
 pub(super) fn memory(proc: &HostProc) -> Capability {
     let (available, detail) = try_memory(proc.dir(), proc.own_pid());
     let purpose = "the arguments of held executions";
-    Capability::new(Area::Process, "process-memory", purpose, available).required(true).detail(detail).remedy(
+    Capability::new(Area::Process, "process-memory", purpose, available).detail(detail).remedy(
         "grant CAP_SYS_PTRACE, share the host's pid namespace or mount its /proc at HOST_ROOT/proc, and run a kernel \
          without a ptrace restriction (kernel.yama.ptrace_scope below 3)",
     )

@@ -23,8 +23,14 @@ use fanotify::InodeId;
 
 pub(crate) use self::choice::{Capture, Unplaced, name};
 use self::traced::Gap;
+use crate::bpf::Refused;
 use crate::lookup::Found;
 use crate::proc::{HostProc, TaskFacts};
+
+/// Tries what the tracepoint backend is made of.
+pub(crate) fn tracepoint(proc: &HostProc, host_root: &Path) -> Result<(), Refused> {
+    traced::Tracer::open(proc, host_root).map(drop)
+}
 
 /// Everything that is known of a held execution, read while it is held.
 #[derive(Debug)]
