@@ -22,6 +22,7 @@ use fanotify::{Group, InodeId, Mark};
 use self::ends::Doubt;
 use self::holds::Held;
 use self::marks::{Marked, sources};
+use crate::bundle::host_path::on_host;
 use crate::capture::Capture;
 use crate::dispatch::Dispatch;
 use crate::error::{Error, ErrorKind};
@@ -430,7 +431,7 @@ impl Engine {
             .values()
             .map(|marked| MarkedRuntime {
                 name: marked.binary.name.clone(),
-                path: marked.binary.host_path.clone(),
+                path: on_host(&self.search.host_root, &marked.binary.host_path),
                 found_by: sources(&marked.binary),
             })
             .collect();

@@ -152,7 +152,7 @@ impl std::error::Error for UnknownEventKind {}
 pub struct Runtime {
     /// Its name, which is its file's name: `runc`, `crun`.
     pub name: String,
-    /// The path of its binary, as the listener found it.
+    /// The path of its binary on the host.
     pub path: PathBuf,
 }
 
@@ -341,7 +341,7 @@ impl Container {
         self.config_error.as_deref()
     }
 
-    /// The bundle's folder, as the listener sees it.
+    /// The bundle's folder, by its path on the host. A listener in a container finds it below its `HOST_ROOT`.
     #[doc(alias = "Bundle")]
     #[must_use]
     pub fn bundle(&self) -> Option<&Path> {

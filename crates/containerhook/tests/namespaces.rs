@@ -276,21 +276,23 @@ fn a_whole_life(runtime: &Runtime, listener: &Elsewhere) -> Result<()> {
     let kinds: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
     let life = ["pre-create", "created", "started", "exec", "exec-stopped", "stopped", "deleted"];
     ensure!(kinds == life, "{kinds:?}");
-    check(&events, &bundle, init, Some(42))?;
+    check(&events, &bundle, &runtime.path(), init, Some(42))?;
     let of = |kind: &str| events.iter().find(|event| event["event"] == kind).context("no such event");
     ensure!(of("exec")?["exec"]["args"] == serde_json::json!(["/bin/sh", "-c", "exit 5"]), "{}", of("exec")?);
     ensure!(of("exec-stopped")?["exit"]["code"] == 5, "{}", of("exec-stopped")?);
     Ok(())
 }
 
-fn check(events: &[Value], bundle: &Bundle, init: Process, code: Option<i32>) -> Result<()> {
+fn check(events: &[Value], bundle: &Bundle, marked: &Path, init: Process, code: Option<i32>) -> Result<()> {
     for event in events {
         let kind = event["event"].as_str().unwrap_or_default();
         let pid = if kind == "pre-create" { Value::Null } else { init.0.into() };
         ensure!(event["pid"] == pid, "the host's pid is {init:?}: {event}");
         let path = Path::new(event["bundle"].as_str().unwrap_or_default());
-        let inside = bundle.path().strip_prefix("/")?;
-        ensure!(path.ends_with(inside), "not {}: {event}", bundle.path().display());
+        // Not the listener's name for it, below its HOST_ROOT.
+        ensure!(path == bundle.path(), "not {}: {event}", bundle.path().display());
+        let runtime = Path::new(event["runtime"]["path"].as_str().unwrap_or_default());
+        ensure!(runtime == marked, "not {}: {event}", marked.display());
         ensure!(event["config"] == bundle.config()?, "another configuration: {event}");
         let held = matches!(kind, "pre-create" | "created" | "started" | "exec");
         ensure!(event["held"] == held, "{event}");

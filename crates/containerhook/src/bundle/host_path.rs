@@ -43,6 +43,16 @@ pub(crate) fn host_path(dir: BorrowedFd<'_>, proc: &HostProc, pid: i32) -> Optio
         .find_map(|path| leads_to(&path, dir))
 }
 
+/// The host's own name for what the listener finds at `path`: the host's root is seen at `host_root`.
+///
+/// What is told to users is named so. A listener in a container, and whoever it tells, finds it below `HOST_ROOT`.
+pub(crate) fn on_host(host_root: &Path, path: &Path) -> PathBuf {
+    match path.strip_prefix(host_root) {
+        Ok(inside) => Path::new("/").join(inside),
+        Err(_) => path.to_owned(),
+    }
+}
+
 /// Joins without the slash that an empty path would leave at the end.
 fn join(base: &Path, rest: &Path) -> PathBuf {
     if rest.as_os_str().is_empty() { base.to_owned() } else { base.join(rest) }
@@ -105,6 +115,21 @@ mod tests {
     use crate::bundle::tests::{path_fd, skipped_without_root};
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn what_the_listener_finds_below_its_host_root_has_the_hosts_name() {
+        for (host_root, path, told) in [
+            ("/", "/run/b", "/run/b"),
+            ("/host", "/host/run/b", "/run/b"),
+            ("/host/", "/host/run/b", "/run/b"),
+            ("/host", "/host", "/"),
+            ("/host", "/hosts/b", "/hosts/b"),
+            ("/host", "/host/proc/7/root/b", "/proc/7/root/b"),
+            ("/host", "", ""),
+        ] {
+            assert_eq!(on_host(Path::new(host_root), Path::new(path)), Path::new(told), "{path}");
+        }
+    }
 
     #[test]
     fn lines_of_mountinfo() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::describe::describe;
 use super::{Creation, Outcome, Worker};
+use crate::bundle::host_path::on_host;
 use crate::bundle::{self, Caller};
 use crate::capture::{CaptureError, ExecRecord};
 use crate::cmdline::{self, Family, Invocation, Verb};
@@ -216,7 +217,7 @@ impl Worker {
         let key = Key::new(state_root.clone(), id.to_owned(), task.euid);
         let mut container = Container {
             id: id.to_string_lossy().into_owned(),
-            runtime: Some(Runtime::new(&binary.name, &binary.host_path)),
+            runtime: Some(Runtime::new(&binary.name, on_host(&self.reader.host_root, &binary.host_path))),
             state_root: Some(state_root),
             rootless: !trusted,
             owner_uid: task.euid,
@@ -254,7 +255,9 @@ impl Worker {
                 let pid = if lasting { parent } else { made.task.tgid };
                 Some(self.reader.proc.path(pid, "root").join(inside))
             };
-            container.bundle = opened.host_path.or_else(nested).or_else(through).or(theirs.clone());
+            let found = opened.host_path.or_else(nested).or_else(through);
+            let found = found.map(|path| on_host(&self.reader.host_root, &path));
+            container.bundle = found.or(theirs.clone());
             creation = Some(Arc::new(made));
         } else {
             let made = Creation { task, root, cwd, trusted, bundle: None, invocation };

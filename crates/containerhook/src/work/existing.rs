@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use super::describe::describe;
 use super::{Outcome, Worker};
+use crate::bundle::host_path::on_host;
 use crate::bundle::{self, Caller};
 use crate::capture::Reader;
 use crate::config::Config;
@@ -65,11 +66,13 @@ pub(super) fn existing_container(
     found: Existing,
 ) -> Option<(Key, Container, Process)> {
     let process = Process { pid: i32::try_from(found.pid).ok()?, start_time: found.start_time };
-    let state_root = found.state_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
+    // As the runtime's own command line will name it.
+    let told_root = found.state_root.map(|path| on_host(&search.host_root, &path));
+    let state_root = told_root.clone().unwrap_or_else(|| PathBuf::from(&found.runtime));
     let mut container = Container {
         pid: Some(found.pid),
         runtime: Some(Runtime::new(found.runtime, "")),
-        state_root: found.state_root,
+        state_root: told_root,
         rootless: found.owner_uid != 0,
         owner_uid: found.owner_uid,
         ..Container::default()
@@ -80,7 +83,7 @@ pub(super) fn existing_container(
             Err(error) => container.config_error = Some(error),
         }
     }
-    container.bundle = found.bundle;
+    container.bundle = found.bundle.map(|path| on_host(&search.host_root, &path));
     container.id = found.id;
     container.name = found.name;
     let parent = proc.stat(process.pid).map_or(0, |stat| stat.ppid);

@@ -11,6 +11,7 @@ use fanotify::Mark;
 use super::describe::describe;
 use super::existing::existing_container;
 use super::{Outcome, Worker};
+use crate::bundle::host_path::on_host;
 use crate::bundle::{self, Caller, state_file};
 use crate::event::{Container, Runtime};
 use crate::exit::Process;
@@ -67,7 +68,8 @@ impl Worker {
                 let state = said.state.as_ref().and_then(|path| state_file::read_state(&caller, path).ok());
                 let bundle = said.bundle.clone().or_else(|| state?.bundle);
                 let opened = bundle::open(&caller, bundle.as_deref());
-                container.bundle = opened.host_path.or(said.bundle);
+                container.bundle =
+                    opened.host_path.map(|path| on_host(&search.host_root, &path)).or(said.bundle);
                 match opened.config {
                     Ok(config) => container.config = Some(config),
                     Err(error) => container.config_error = Some(error.to_string()),
@@ -80,7 +82,8 @@ impl Worker {
                 Vec::new()
             };
             if let Some((binary, _)) = learned.first() {
-                container.runtime = Some(Runtime::new(&binary.name, &binary.host_path));
+                container.runtime =
+                    Some(Runtime::new(&binary.name, on_host(&search.host_root, &binary.host_path)));
             }
         }
         if learned.is_empty() {
