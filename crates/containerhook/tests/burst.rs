@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use containerhook::{ContainerEvent, EventKind, Record};
-use support::{LIMIT, PATIENCE, only};
+use serde_json::Value;
+use support::{LIMIT, PATIENCE, only, verify_lines};
 use testkit::{Process, Scratch, Task, need, skip, watchdog};
 
 /// Makes this test program a listener: the runtime to mark.
@@ -23,9 +24,7 @@ fn as_a_listener() {
     let Some(runtime) = std::env::var_os(RUNTIME).map(PathBuf::from) else { return };
     let _dog = watchdog(LIMIT);
     let builder = only([&runtime]).on_record(|record: &Record| {
-        if record.event.kind() == EventKind::PreCreate {
-            say(&format!("{} {}", record.event.held(), record.event.id()));
-        }
+        say(&record.to_json());
     });
     let notifier = builder.start(|_: &ContainerEvent| ()).expect("the notifier starts");
     say("ready");
@@ -108,13 +107,17 @@ fn of_1000_while_the_listener_is_stopped() -> Result<()> {
     ensure!(burst.process().is_alive(), "nothing was held");
     listening.process().kill(libc::SIGCONT)?;
 
-    let mut told = HashSet::new();
+    let (mut told, mut records) = (HashSet::new(), Vec::new());
     while told.len() < 1000 {
-        let line = said(&mut lines)?;
-        let (held, id) = line.split_once(' ').context("a word too few")?;
-        ensure!(held == "true", "{id} was not held");
-        ensure!(told.insert(id.to_owned()), "{id} was told twice");
+        let record: Value = serde_json::from_str(&said(&mut lines)?)?;
+        if record["event"] == EventKind::PreCreate.as_str() {
+            let id = record["id"].as_str().context("without an id")?;
+            ensure!(record["held"] == true, "{id} was not held");
+            ensure!(told.insert(id.to_owned()), "{id} was told twice");
+        }
+        records.push(record);
     }
+    verify_lines(&records)?;
     burst.wait(PATIENCE)?.ok()?;
     let expected: HashSet<String> = (0..1000).map(|i| format!("burst-{i}")).collect();
     ensure!(told == expected);

@@ -57,6 +57,8 @@ while read -r name limit arguments; do
   tries=0
   while kill -0 $printer 2> /dev/null && [ $tries -lt 30 ]; do sleep 0.1; tries=$((tries + 1)); done
   kill $printer 2> /dev/null
+  # One that was killed leaves what it had started, which would stand in the next one's way.
+  [ $code = 137 ] && kill -s KILL -1
   while IFS= read -r line; do say skip "$line"; done < /run/skips
   say end "$number" "$code" "$begin" "$(cut -d ' ' -f 1 /proc/uptime)"
 done < /vm/list

@@ -42,6 +42,9 @@ pub(super) fn write(to: &Path, kernel: &Kernel, programs: &[Program]) -> Result<
     for library in libraries {
         image.copy(&library, &library.to_string_lossy())?;
     }
+    if let Some(config) = &kernel.config {
+        image.copy(config, &format!("/boot/{}", config.file_name().unwrap_or_default().to_string_lossy()))?;
+    }
     for (number, module) in kernel.modules.iter().enumerate() {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         image.copy(module, &format!("/vm/modules/{number}-{name}"))?;

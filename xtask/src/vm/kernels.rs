@@ -32,6 +32,8 @@ pub(super) struct Kernel {
     /// The package's version without Debian's revision: `6.1.176`.
     pub(super) version: String,
     pub(super) image: PathBuf,
+    /// The options it was built with, which a host has in `/boot`.
+    pub(super) config: Option<PathBuf>,
     /// Modules that a guest loads, in this order.
     pub(super) modules: Vec<PathBuf>,
 }
@@ -90,9 +92,10 @@ impl Suite {
             files.iter().find(is).cloned()
         };
         let image = named("vmlinuz").with_context(|| format!("no kernel in {}", at.display()))?;
+        let config = named("config-");
         let modules = MODULES.iter().filter_map(|name| named(&format!("{name}.ko")));
         let modules = modules.map(decompressed).collect::<Result<_>>()?;
-        Ok(Kernel { suite: self, version, image, modules })
+        Ok(Kernel { suite: self, version, image, config, modules })
     }
 }
 
