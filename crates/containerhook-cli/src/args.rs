@@ -40,6 +40,7 @@ pub(crate) enum Command {
     List(crate::list::ListArgs),
     Doctor(crate::doctor::DoctorArgs),
     Verify(crate::verify::VerifyArgs),
+    Ready(crate::ready::ReadyArgs),
     /// Prints a script that completes this program's options in a shell
     #[command(hide = true)]
     Completions {

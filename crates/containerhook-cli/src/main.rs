@@ -15,6 +15,7 @@ mod hooks;
 mod list;
 mod listener;
 mod output;
+mod ready;
 mod row;
 mod shell;
 mod signals;
@@ -63,6 +64,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args, &cli.global),
         Command::Top(args) => top::run(&args, &cli.global, watcher),
         Command::List(args) => list::run(&args, &cli.global),
+        Command::Ready(args) => ready::run(&args),
         Command::Verify(args) => verify::run(&args, &cli.global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { directory } => shell::man(directory.as_deref()),

@@ -20,6 +20,7 @@ use crate::filter::{Condition, wanted};
 use crate::hooks::{Channel, HookArgs, Hooks};
 use crate::listener::{Beats, Watcher};
 use crate::output::{self, Pen};
+use crate::ready::{self, Ready};
 use crate::signals::{self, End};
 use crate::supervise::WatchdogArgs;
 use crate::table::{Clock, Table};
@@ -111,7 +112,7 @@ pub(crate) struct WatchArgs {
     /// End after this long
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Running")]
     duration: Option<Duration>,
-    /// Write this file once every runtime is listened to (`ready: …` is also printed to stderr)
+    /// Write this file once every runtime is listened to, for `containerhook ready FILE` (it is also printed to stderr)
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     ready_file: Option<PathBuf>,
 }
@@ -246,7 +247,7 @@ pub(crate) fn run(
             }
         })?;
     output::tell_when_closed(end.clone()).context("cannot watch stdout")?;
-    announce(&notifier, args)?;
+    let _ready = announce(&notifier, args)?;
     let beats = Beats::start(&notifier, watcher, args.watchdog.limit())?;
     args.sandbox.close();
     if let Err(error) = printer.lock().unwrap_or_else(PoisonError::into_inner).begin() {
@@ -273,15 +274,11 @@ pub(crate) fn run(
 }
 
 /// Says that no container is missed from now on.
-fn announce(notifier: &ContainerNotifier, args: &WatchArgs) -> anyhow::Result<()> {
+fn announce(notifier: &ContainerNotifier, args: &WatchArgs) -> anyhow::Result<Option<Ready>> {
     let count = notifier.status()?.runtimes.len();
     let ready = format!("ready: {count} runtime{} marked", if count == 1 { "" } else { "s" });
     eprintln!("{ready}");
-    if let Some(path) = &args.ready_file {
-        std::fs::write(path, format!("{ready}\n"))
-            .with_context(|| format!("cannot write the ready file {}", path.display()))?;
-    }
-    Ok(())
+    args.ready_file.as_deref().map(|path| ready::announce(path, &ready)).transpose()
 }
 
 fn wait(ended: &mpsc::Receiver<End>, duration: Option<Duration>) -> End {

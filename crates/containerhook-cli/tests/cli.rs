@@ -10,7 +10,7 @@ use testkit::{Scratch, need, skip};
 
 #[test]
 fn every_subcommand_has_examples_and_exit_codes() {
-    for subcommand in ["watch", "list", "doctor", "verify", "top"] {
+    for subcommand in ["watch", "list", "doctor", "verify", "ready", "top"] {
         let help = run(&[subcommand, "--help"]);
         assert!(help.status.success(), "{subcommand}");
         let help = out(&help);
@@ -23,7 +23,7 @@ fn every_subcommand_has_examples_and_exit_codes() {
 #[test]
 fn the_help_lists_the_subcommands_and_hides_the_machinery() {
     let help = out(&run(&["--help"]));
-    for word in ["watch", "list", "doctor", "verify", "top", "Exit codes:"] {
+    for word in ["watch", "list", "doctor", "verify", "ready", "top", "Exit codes:"] {
         assert!(help.contains(word), "{help}");
     }
     assert!(!help.contains("completions"), "{help}");

@@ -340,6 +340,62 @@ fn systemd_finds_nothing_wrong_with_the_unit() -> Result<()> {
     Ok(())
 }
 
+/// Most of what is left has a reason in the unit's own words: of 10, what this asks for is 5.6.
+#[test]
+fn systemd_rates_the_units_exposure_below_5_6() -> Result<()> {
+    if testkit::skip::find_program("systemd-analyze").is_none() {
+        testkit::skip::report(
+            "systemd_rates_the_units_exposure_below_5_6",
+            "systemd-analyze is not installed; `apt-get install systemd`",
+        );
+        return Ok(());
+    }
+    let folder = Scratch::new()?;
+    let file = folder.join("containerhook.service");
+    std::fs::write(&file, UNIT)?;
+    let mut command = Command::new("systemd-analyze");
+    command.args(["security", "--offline=true", "--threshold=56", "--no-pager"]).arg(&file);
+    let output = Task::spawn(&mut command)?.wait(LONG)?;
+    if output.stderr.contains("unrecognized option") {
+        testkit::skip::report("systemd_rates_the_units_exposure_below_5_6", "systemd is older than 250");
+        return Ok(());
+    }
+    output.ok()?;
+    Ok(())
+}
+
+/// No system call that a listener makes is one that the unit refuses.
+#[test]
+fn the_units_filter_refuses_nothing_that_a_listener_uses() -> Result<()> {
+    let sets: Vec<&str> = setting("SystemCallFilter")?.trim_start_matches('~').split(' ').collect();
+    ensure!(setting("SystemCallFilter")?.starts_with('~') && setting("SystemCallErrorNumber")? == "EPERM");
+    if testkit::skip::find_program("systemd-analyze").is_none() {
+        testkit::skip::report(
+            "the_units_filter_refuses_nothing_that_a_listener_uses",
+            "systemd-analyze is not installed; `apt-get install systemd`",
+        );
+        return Ok(());
+    }
+    let used = include_str!("../src/confine/syscalls.rs");
+    let list = |set: &str| -> Result<Vec<String>> {
+        let mut command = Command::new("systemd-analyze");
+        let output =
+            Task::spawn(command.args(["syscall-filter", "--no-pager", set]))?.wait(LONG)?.ok()?.stdout;
+        let lines = output.lines().map(str::trim).filter(|line| !line.starts_with(['@', '#']));
+        Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    };
+    // The way of looking finds what is there.
+    ensure!(list("@process")?.iter().any(|call| used.contains(&format!("libc::SYS_{call},"))));
+    for set in sets {
+        let calls = list(set)?;
+        ensure!(!calls.is_empty(), "{set}");
+        for call in calls {
+            ensure!(!used.contains(&format!("libc::SYS_{call},")), "{set} has {call}");
+        }
+    }
+    Ok(())
+}
+
 /// The unit's command line, with the unit's capabilities.
 #[test]
 fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
