@@ -108,9 +108,14 @@ fn of_each_kind() -> Result<()> {
             let (of_exec, kinds): (Vec<EventKind>, Vec<EventKind>) =
                 kinds.partition(|kind| execs.contains(kind));
             // `start` returns when the init has been told to go on: an exec may be seen before the entrypoint is.
-            let records = listener.wait_besides(bundle.id(), &kinds, &execs)?;
-            let told: Vec<EventKind> =
-                records.iter().map(Record::kind).filter(|kind| execs.contains(kind)).collect();
+            listener.wait_besides(bundle.id(), &kinds, &execs)?;
+            let mut records = listener.records();
+            records.retain(|record| record.event.id() == bundle.id());
+            let told: Vec<EventKind> = records
+                .iter()
+                .map(|record| record.event.kind())
+                .filter(|kind| execs.contains(kind))
+                .collect();
             ensure!(tried || told == of_exec, "{kind}, {on_timeout:?}: {told:?}, not {of_exec:?}");
             timed_out(the(kind, &records)?, decision)?;
             ensure!(listener.status()?.timed_out == 1, "{:?}", listener.status()?);

@@ -30,6 +30,8 @@ done
 chmod 1777 /tmp /var/tmp
 ip link set lo up
 hostname guest
+# What the kernel says of itself from here on is on the console: of a lockup, the stacks too.
+dmesg -n 8
 for module in /vm/modules/*.ko; do [ -e "$module" ] && insmod "$module"; done
 
 PORT=$(sed -n 's/.*vm.port=\([^ ]*\).*/\1/p' /proc/cmdline)

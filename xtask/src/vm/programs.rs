@@ -53,6 +53,9 @@ const LIMIT: Duration = Duration::from_secs(480);
 /// end and of a command, memory that ran out, other pid namespaces, and the kernel's own face. CI runs these on every kernel.
 const MAIN: &[&str] = &[DOCTOR, "exits", "fanotify-root", "oom", "runc_crun"];
 
+/// Of those, tests that are long and are about the machine's speed rather than its kernel.
+const NOT_MAIN: &[&str] = &["of_one_id_at_once_again"];
+
 /// Which programs are wanted.
 #[derive(Clone, Debug)]
 pub(super) enum Choice {
@@ -107,11 +110,13 @@ pub(super) fn build(choice: &Choice, folder: &Path) -> Result<Vec<Program>> {
     if wanted("lib") || !tests.is_empty() {
         for (target, file) in compile(folder, &options)? {
             let is_lib = target == "containerhook";
-            let arguments = if is_lib {
-                PURE.iter().flat_map(|module| ["--skip".to_owned(), (*module).to_owned()]).collect()
-            } else {
-                Vec::new()
+            let left_out = match choice {
+                _ if is_lib => PURE,
+                Choice::Main => NOT_MAIN,
+                Choice::Named(_) => &[],
             };
+            let arguments =
+                left_out.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]).collect();
             let name = if is_lib { "lib".to_owned() } else { target };
             programs.push(Program { name, file, arguments, limit: LIMIT });
         }

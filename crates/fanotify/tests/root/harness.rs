@@ -55,7 +55,7 @@ impl Watchdog {
     pub(crate) fn new() -> Self {
         let (alive, ended) = mpsc::channel();
         thread::spawn(move || {
-            if ended.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(Duration::from_secs(120)) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("a test is stuck: ending the process");
                 // SAFETY: ends the process, at once and on purpose.
                 unsafe { libc::_exit(99) };
