@@ -2,13 +2,19 @@
 
 mod common;
 
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use common::{LONG, Watch, kinds};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    recv, sendmsg, socketpair,
+};
 use serde_json::Value;
-use testkit::{Bundle, Process, Runtime, Scratch, need, unique_id, wait_until, watchdog};
+use testkit::{Bundle, Process, Runtime, Scratch, Task, need, unique_id, wait_until, watchdog};
 
 /// A hook, and what it wrote.
 struct Hook {
@@ -255,6 +261,55 @@ fn a_listener_that_is_replaced_has_hooks_again() -> Result<()> {
     let output = watch.0.wait(LONG)?;
     assert_eq!(output.code(), Some(1), "{output:?}");
     ensure!(output.stderr.contains("the process that runs --exec has ended"), "{output:?}");
+    Ok(())
+}
+
+/// The helper by itself, asked for more than may run at a time: all are run, sixteen at a time at most, and those of one
+/// container one after the other. When nobody asks any more it ends.
+#[test]
+fn sixteen_run_at_a_time_and_the_rest_wait() -> Result<()> {
+    const MANY: usize = 60;
+    let _dog = watchdog(LONG * 3);
+    let hook = Hook::new(
+        "mkdir running.$$; ls -d running.* | wc -l >>counts\n\
+         mkdir one.$NAME || echo $NAME >>twice; sleep 0.1; rmdir one.$NAME running.$$",
+    )?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    fcntl_setfd(&theirs, FdFlags::empty())?;
+    let mut command = common::program();
+    command
+        .arg(format!("--hooks-helper={}", theirs.as_raw_fd()))
+        .args(["watch", "--exec"])
+        .arg(hook.program());
+    let helper = Task::spawn(&mut command)?;
+    drop(theirs);
+    let input = std::fs::File::open("/dev/null")?;
+    for no in 0..MANY {
+        // Every third one is the same container's.
+        let container = if no % 3 == 0 { "same".to_owned() } else { format!("c{no}") };
+        let env = [["NAME", &container]];
+        let request = serde_json::json!({"no": no, "container": container, "limit_ms": 60_000, "held": no % 2 == 0, "env": env});
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut with = SendAncillaryBuffer::new(&mut space);
+        let files = [std::os::fd::AsFd::as_fd(&input)];
+        with.push(SendAncillaryMessage::ScmRights(&files));
+        let message = request.to_string();
+        sendmsg(&ours, &[std::io::IoSlice::new(message.as_bytes())], &mut with, SendFlags::empty())?;
+    }
+    let mut answered = std::collections::BTreeSet::new();
+    let mut buffer = [0_u8; 4096];
+    while answered.len() < MANY {
+        let (length, _) = recv(&ours, &mut buffer[..], RecvFlags::empty())?;
+        let reply: Value = serde_json::from_slice(&buffer[..length])?;
+        ensure!(reply["end"] == serde_json::json!({"Exited": 0}), "{reply}");
+        ensure!(answered.insert(reply["no"].as_u64().context("no number")?), "twice: {reply}");
+    }
+    drop(ours);
+    helper.wait(LONG)?.ok()?;
+    let counts = hook.read("counts").context("none ran")?;
+    let most = counts.split_whitespace().filter_map(|count| count.parse::<usize>().ok()).max();
+    ensure!(most.is_some_and(|most| (2..=16).contains(&most)), "{most:?}");
+    assert_eq!(hook.read("twice"), None);
     Ok(())
 }
 
