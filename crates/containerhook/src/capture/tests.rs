@@ -152,7 +152,7 @@ fn opens_before_it_reads_arguments(program: &Program) -> bool {
     let group = Group::new().unwrap();
     let _mark = group.mark(&program.path).unwrap();
     let path = program.c_path();
-    let child = fork(|| execve(&path, 8 as *const *const libc::c_char));
+    let child = fork(|| execve(&path, std::ptr::without_provenance(8)));
     let (mut events, mut status) = (Vec::new(), 0);
     loop {
         if group.wait(Some(Duration::from_millis(5))).unwrap() {
