@@ -110,6 +110,10 @@ INLINE void count(u32 which)
 		__sync_fetch_and_add(n, 1);
 }
 
+/*
+ * Only what every exec of the host comes by is read directly. For each pointer that a tp_btf program follows itself the
+ * verifier looks through all names of the kernel's types, some of them thrice: a thousand instructions took it 50 ms.
+ */
 INLINE int process_exec(int direct, int twin, struct task_struct *task, struct linux_binprm *bprm)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
@@ -128,7 +132,7 @@ INLINE int process_exec(int direct, int twin, struct task_struct *task, struct l
 	struct under *under = bpf_map_lookup_elem(&unders, &tgid);
 	if (!init && !under)
 		return 0;
-	mntns = mount_namespace(direct, task);
+	mntns = mount_namespace(0, task);
 
 	/*
 	 * The second of the twins speaks only where the first was skipped. Without `init` there is nothing to say twice: the
@@ -144,15 +148,15 @@ INLINE int process_exec(int direct, int twin, struct task_struct *task, struct l
 
 	if (under) {
 		/* The init of a new pid namespace is past all that: whatever it executes is the container's. */
-		if (under->start == START_TICKS(direct, task) && under->mntns && under->mntns != mntns &&
-		    (init == task || !is_own_reexec(FIELD(direct, bprm, filename))))
+		if (under->start == START_TICKS(0, task) && under->mntns && under->mntns != mntns &&
+		    (init == task || !is_own_reexec(FIELD(0, bprm, filename))))
 			stop_for = under->origin;
 	}
 	if (!stop_for) {
 		/* The kernel's own evidence of a container: another pid namespace and another mount namespace. */
-		struct pid *pid = FIELD(direct, task, thread_pid);
-		struct pid_namespace *host = FIELD(direct, pid, numbers[0].ns);
-		if (!init || mntns == mount_namespace(direct, FIELD(direct, host, child_reaper)))
+		struct pid *pid = FIELD(0, task, thread_pid);
+		struct pid_namespace *host = FIELD(0, pid, numbers[0].ns);
+		if (!init || mntns == mount_namespace(0, FIELD(0, host, child_reaper)))
 			return 0;
 	}
 
@@ -165,32 +169,32 @@ INLINE int process_exec(int direct, int twin, struct task_struct *task, struct l
 		return 0;
 	}
 	e->at = bpf_ktime_get_ns();
-	e->start = START_TICKS(direct, task);
+	e->start = START_TICKS(0, task);
 	e->tgid = tgid;
 	e->init = tgid;
 	e->init_start = e->start;
 	if (init && init != task) {
-		e->init = FIELD(direct, init, tgid);
-		e->init_start = START_TICKS(direct, init);
+		e->init = FIELD(0, init, tgid);
+		e->init_start = START_TICKS(0, init);
 	}
 	e->cgroup = bpf_get_current_cgroup_id();
 	e->mntns = mntns;
-	struct nsproxy *nsproxy = FIELD(direct, task, nsproxy);
-	struct pid_namespace *pidns = FIELD(direct, nsproxy, pid_ns_for_children);
-	e->pidns = FIELD(direct, pidns, ns.inum);
+	struct nsproxy *nsproxy = FIELD(0, task, nsproxy);
+	struct pid_namespace *pidns = FIELD(0, nsproxy, pid_ns_for_children);
+	e->pidns = FIELD(0, pidns, ns.inum);
 	e->unused = 0;
 	bpf_probe_read_kernel(e->comm, sizeof(e->comm), &task->comm);
 	e->filename[0] = 0;
-	bpf_probe_read_kernel_str(e->filename, sizeof(e->filename), FIELD(direct, bprm, filename));
+	bpf_probe_read_kernel_str(e->filename, sizeof(e->filename), FIELD(0, bprm, filename));
 
 	struct task_struct *at = task;
 #pragma unroll
 	for (int i = 0; i < ANCESTORS; i++) {
 		struct ancestor *a = &e->ancestors[i];
-		at = FIELD(direct, at, real_parent);
-		at = FIELD(direct, at, group_leader);
-		a->tgid = FIELD(direct, at, tgid);
-		a->start = START_TICKS(direct, at);
+		at = FIELD(0, at, real_parent);
+		at = FIELD(0, at, group_leader);
+		a->tgid = FIELD(0, at, tgid);
+		a->start = START_TICKS(0, at);
 		a->unused = 0;
 		bpf_probe_read_kernel(a->comm, sizeof(a->comm), &at->comm);
 	}
