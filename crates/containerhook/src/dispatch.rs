@@ -50,6 +50,8 @@ struct Lanes {
     guests: usize,
     /// The guests whose turn is to come.
     waiting: VecDeque<LifeId>,
+    /// The pool was given something and has not been woken for it.
+    put: bool,
 }
 
 struct Shared {
@@ -110,6 +112,7 @@ impl Dispatch {
         let lane = lanes.of.entry(life).or_insert_with(|| Lane { guest, ..Lane::default() });
         lane.queue.push_back(Job { life, token, event, late: false });
         self.shared.next(&mut lanes, life);
+        self.shared.unlock(lanes);
     }
 
     /// The handler has answered.
@@ -130,6 +133,7 @@ impl Dispatch {
             if matches!(fate, Fate::Stuck | Fate::Dropped) {
                 self.shared.vacate(&mut lanes, life);
             }
+            self.shared.unlock(lanes);
             return fate != Fate::Dropped;
         }
         if let Some(job) = lane.queue.iter_mut().find(|job| job.token == token) {
@@ -174,7 +178,8 @@ impl Shared {
             (Some(job), Some(pool)) => {
                 let token = job.token;
                 lanes.guests += usize::from(lane.guest);
-                lane.busy = Some((pool.submit(job), token));
+                lane.busy = Some((pool.put(job), token));
+                lanes.put = true;
             }
             _ => {
                 lanes.of.remove(&life);
@@ -203,6 +208,16 @@ impl Shared {
         let mut lanes = lock(&self.lanes);
         if lanes.of.get(&life).is_some_and(|lane| lane.busy.is_some_and(|(busy, _)| busy == no)) {
             self.vacate(&mut lanes, life);
+        }
+        self.unlock(lanes);
+    }
+
+    /// Wakes the pool only when the lock is free that a handler's end takes: one that returns at once would wait for it.
+    fn unlock(&self, mut lanes: MutexGuard<'_, Lanes>) {
+        let put = std::mem::take(&mut lanes.put);
+        drop(lanes);
+        if let Some(pool) = self.pool.get().filter(|_| put) {
+            pool.wake();
         }
     }
 

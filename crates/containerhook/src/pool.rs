@@ -59,7 +59,10 @@ struct Shared<J> {
     /// Is told which job is stuck by the pool's patience.
     stuck: Box<dyn Fn(JobNo) + Send + Sync>,
     state: Mutex<State<J>>,
+    /// Where idle threads wait for a job.
     work: Condvar,
+    /// Where the idle thread waits that looks after the running jobs.
+    look: Condvar,
 }
 
 struct State<J> {
@@ -68,8 +71,8 @@ struct State<J> {
     /// Those of the jobs that were given up.
     late: HashSet<JobNo>,
     idle: usize,
-    /// Those of the idle that will look at the running jobs before the pool's patience is over.
-    looking: usize,
+    /// One of the idle will look at the running jobs before the pool's patience is over.
+    looking: bool,
     /// Jobs at which a thread is and that are not stuck, with when they began.
     running: BTreeMap<JobNo, Instant>,
     /// How many threads are at jobs that are stuck.
@@ -97,7 +100,7 @@ impl<J: Send + 'static> Pool<J> {
             last: 0,
             late: HashSet::new(),
             idle: 0,
-            looking: 0,
+            looking: false,
             running: BTreeMap::new(),
             stuck: 0,
             closed: false,
@@ -110,6 +113,7 @@ impl<J: Send + 'static> Pool<J> {
             stuck: Box::new(stuck),
             state: Mutex::new(state),
             work: Condvar::new(),
+            look: Condvar::new(),
         });
         Shared::spawn(&shared)?;
         Ok(Pool { shared })
@@ -117,13 +121,24 @@ impl<J: Send + 'static> Pool<J> {
 
     /// Puts a job at the queue's end. It never waits.
     pub(crate) fn submit(&self, job: J) -> JobNo {
+        let no = self.put(job);
+        self.wake();
+        no
+    }
+
+    /// As [`submit`](Self::submit), for who holds a lock that the job will want: [`wake`](Self::wake) is to follow.
+    pub(crate) fn put(&self, job: J) -> JobNo {
         let mut state = self.shared.lock();
         state.last += 1;
         let no = state.last;
         state.jobs.push_back((no, job));
-        drop(state);
-        self.shared.work.notify_one();
         no
+    }
+
+    /// Has a thread take what was [`put`](Self::put).
+    pub(crate) fn wake(&self) {
+        let state = self.shared.lock();
+        self.shared.wake(state);
     }
 
     /// Nobody waits for this job any more. One that still waits for a thread keeps its place, and `late` is done to it.
@@ -131,8 +146,7 @@ impl<J: Send + 'static> Pool<J> {
         let mut state = self.shared.lock();
         if state.running.remove(&no).is_some() {
             state.stuck += 1;
-            drop(state);
-            self.shared.work.notify_one();
+            self.shared.wake(state);
             return Fate::Stuck;
         }
         // Numbers in the queue grow.
@@ -159,6 +173,7 @@ impl<J> Drop for Pool<J> {
         let dropped = std::mem::take(&mut state.jobs);
         drop(state);
         self.shared.work.notify_all();
+        self.shared.look.notify_all();
         drop(dropped);
     }
 }
@@ -167,6 +182,17 @@ impl<J> Shared<J> {
     fn lock(&self) -> MutexGuard<'_, State<J>> {
         // Nothing that can panic runs under the lock but what `give_up` does to a job, which cannot leave it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes one of the idle: the one that looks after the others' jobs only where there is no other.
+    fn wake(&self, state: MutexGuard<'_, State<J>>) {
+        let only_looks = state.looking && state.idle == 1;
+        drop(state);
+        if only_looks {
+            self.look.notify_one();
+        } else {
+            self.work.notify_one();
+        }
     }
 }
 
@@ -179,6 +205,7 @@ impl<J: Send + 'static> Shared<J> {
     fn work(shared: &Arc<Self>) {
         let mut state = shared.lock();
         let mut idle_since = None;
+        let mut woken = false;
         loop {
             if state.closed {
                 return;
@@ -189,17 +216,18 @@ impl<J: Send + 'static> Shared<J> {
                 state.late.remove(&no);
                 state.running.insert(no, Instant::now());
                 // Before this thread is away at its job, see that another waits.
-                let alone = state.idle == 0;
-                let looked_after = state.looking > 0;
-                drop(state);
-                idle_since = None;
-                if alone {
+                (idle_since, woken) = (None, false);
+                if state.idle == 0 {
+                    drop(state);
                     // Where the limit of threads is reached, the next job waits for one of those that are there.
                     let _ = Self::spawn(shared);
-                } else if !looked_after {
-                    // One of those that wait must know when this job has taken too long. Whoever looks after an earlier
-                    // job looks in time: a wake-up for each job would take the processor from the job.
-                    shared.work.notify_one();
+                } else if !state.looking || !state.jobs.is_empty() {
+                    // One of those that wait must know when this job has taken too long, and goes on looking for a while
+                    // after it: a wake-up for each job would take the processor from the job. And of two jobs that came
+                    // at once, the second may have woken nobody else.
+                    shared.wake(state);
+                } else {
+                    drop(state);
                 }
                 // A job that panics costs itself, not the thread and its place.
                 let _ = catch_unwind(AssertUnwindSafe(|| (shared.run)(no, job)));
@@ -232,24 +260,35 @@ impl<J: Send + 'static> Shared<J> {
                 state = shared.lock();
                 continue;
             }
+            // One of the idle looks after the jobs that run, and those that begin within the time that it waits.
+            let looks = !state.looking && (next.is_some() || woken);
             let last = state.idle < SPARE;
-            let wait = match (next.map(|next| next.saturating_duration_since(now)), last) {
-                (Some(next), false) => Some(next.min(LINGER)),
-                (next, true) => next,
-                (None, false) => Some(LINGER.min(shared.patience)),
+            let wait = match next.map(|next| next.saturating_duration_since(now)) {
+                Some(next) if looks => Some(next),
+                None if looks => Some(LINGER.min(shared.patience)),
+                _ if last => None,
+                _ => Some(LINGER),
             };
             state.idle += 1;
-            state.looking += usize::from(wait.is_some());
+            state.looking |= looks;
             let since = *idle_since.get_or_insert(now);
-            state = match wait {
-                None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(wait) => shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
+            let on = if looks { &shared.look } else { &shared.work };
+            (state, woken) = match wait {
+                None => (on.wait(state).unwrap_or_else(PoisonError::into_inner), true),
+                Some(wait) => {
+                    let (state, over) = on.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+                    (state, !over.timed_out())
+                }
             };
             state.idle -= 1;
-            state.looking -= usize::from(wait.is_some());
+            if looks {
+                state.looking = false;
+            }
             if !last && state.idle >= SPARE && state.jobs.is_empty() && since.elapsed() >= LINGER {
                 // The one that stays may have slept since before the jobs that run began.
-                shared.work.notify_one();
+                if looks && !state.running.is_empty() {
+                    shared.wake(state);
+                }
                 return;
             }
         }
