@@ -71,7 +71,7 @@ impl Lifecycle {
         life.creator_hold = command.held.then_some(command.hold);
         life.previous = self.keys.get(&command.key).copied();
         life.key = Some(command.key.clone());
-        self.lives.insert(id, life);
+        self.lives.insert(id, Box::new(life));
         self.keys.insert(command.key, id);
         let creator = command.process;
         let deadline = command.at + self.rules.deadline(EventKind::PreCreate);
@@ -312,7 +312,7 @@ impl Lifecycle {
             };
         if let Some(id) = pick(&is_init).or_else(|| pick(&runs_it)) {
             let created = |life: &Life| life.init.is_some() && life.awaiting.is_none();
-            let created = self.lives.get(&id).is_some_and(created);
+            let created = self.lives.get(&id).is_some_and(|life| created(life));
             self.first_program(id, entry, created, now, out);
         } else if let Some(id) = pick(&|life| life.finding) {
             // Whether this is the init will be known in a moment.

@@ -4,7 +4,7 @@
 //! runtime lives as long, and ends as it did. A detached one outlives its runtime, which has written down its pid.
 
 use super::lane::{Effect, Turn};
-use super::life::{Life, Role};
+use super::life::Role;
 use super::*;
 use crate::event::{Asked, Ending};
 
@@ -190,7 +190,7 @@ impl Lifecycle {
             return;
         }
         // `delete --force` of a container that is still being created finds nothing, and succeeds.
-        if self.lives.get(&id).is_none_or(Life::creator_works) {
+        if self.lives.get(&id).is_none_or(|life| life.creator_works()) {
             return;
         }
         if kind == EventKind::Deleted {

@@ -47,7 +47,7 @@ impl Lifecycle {
             self.keys.insert(key.clone(), id);
         }
         life.key = key;
-        self.lives.insert(id, life);
+        self.lives.insert(id, Box::new(life));
         self.processes.add(process, id, Role::Init);
         id
     }
@@ -57,7 +57,7 @@ impl Lifecycle {
             return;
         }
         // It may be the very one that is being created: then it is told by its creation.
-        let same = |life: &&mut Life| life.creating() && life.container.id == existing.container.id;
+        let same = |life: &&mut Box<Life>| life.creating() && life.container.id == existing.container.id;
         if let Some(life) = self.lives.values_mut().find(same) {
             life.meanwhile = Some(Box::new(existing));
             return;
@@ -103,7 +103,7 @@ impl Lifecycle {
         life.key = Some(key.clone());
         // Nothing will tell its end: it is among those that are forgotten first.
         life.init_ended = true;
-        self.lives.insert(id, life);
+        self.lives.insert(id, Box::new(life));
         self.keys.insert(key, id);
         id
     }

@@ -309,7 +309,7 @@ impl Lifecycle {
         match (effect, refusal) {
             (Effect::None, _) => {}
             (Effect::PreCreate, None) => {
-                if self.lives.get(&id).is_some_and(Life::creator_works) {
+                if self.lives.get(&id).is_some_and(|life| life.creator_works()) {
                     self.finish(id, None, out);
                 }
             }

@@ -329,7 +329,8 @@ enum HoldOf {
 
 pub(crate) struct Lifecycle {
     rules: Rules,
-    lives: HashMap<LifeId, Life>,
+    /// Boxed: a table has up to twice the room that it needs.
+    lives: HashMap<LifeId, Box<Life>>,
     /// The lives that are not over, by what runtimes call them.
     keys: HashMap<Key, LifeId>,
     processes: Processes,

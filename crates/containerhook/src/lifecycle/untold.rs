@@ -1,7 +1,7 @@
 //! Containers that no mark held: the kernel has shown their first program, or that of one that is being run.
 
 use super::lane::{Effect, Turn};
-use super::life::{Gate, Life, Role};
+use super::life::{Gate, Role};
 use super::*;
 
 /// A container that was seen when its init executed its first program, or a later one.
@@ -35,7 +35,7 @@ impl Lifecycle {
     /// The life that one of these processes is creating.
     fn created_under(&self, ancestors: &[i32]) -> Option<LifeId> {
         let creates = |(id, role): &&(LifeId, Role)| {
-            *role == Role::Creator && self.lives.get(id).is_some_and(Life::creating)
+            *role == Role::Creator && self.lives.get(id).is_some_and(|life| life.creating())
         };
         ancestors.iter().find_map(|pid| {
             self.processes.of_pid(*pid).find_map(|(_, roles)| roles.iter().find(creates).map(|(id, _)| *id))
