@@ -35,12 +35,17 @@ impl Config {
     /// Reads a configuration from the bytes of a `config.json`; `path` is for the error's words.
     pub(crate) fn parse(raw: Vec<u8>, path: &Path) -> Result<Self, ConfigError> {
         let text = String::from_utf8_lossy(&raw);
-        let outline = match first_value(&text) {
-            Ok(text) if text.starts_with('{') => Outline::read(text),
-            Ok(_) => return Err(ConfigError::NotObject { path: path.to_owned() }),
-            Err(error) => {
-                return Err(ConfigError::Invalid { path: path.to_owned(), cause: error.to_string() });
-            }
+        // One pass finds out that it is an object, where it ends and what its fields are.
+        let outline = match Outline::read(&text) {
+            Some(outline) => outline,
+            None => match first_value(&text) {
+                // One whose keys nobody can read, as with half of a surrogate pair.
+                Ok(text) if text.starts_with('{') => Outline::default(),
+                Ok(_) => return Err(ConfigError::NotObject { path: path.to_owned() }),
+                Err(error) => {
+                    return Err(ConfigError::Invalid { path: path.to_owned(), cause: error.to_string() });
+                }
+            },
         };
         drop(text);
         Ok(Self(Arc::new(Inner { raw, value: OnceLock::new(), outline })))
@@ -247,11 +252,13 @@ impl Outline {
         self.annotations.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    fn read(text: &str) -> Self {
-        let mut reader = Reader { ambiguous: false };
+    /// `None` if the text does not begin with a valid object, or that has a key which nobody can read.
+    fn read(text: &str) -> Option<Self> {
         let mut outline = Self::default();
-        let [root, process, mounts, annotations, hostname, linux, hooks] = reader
-            .fields(Some(text), ["root", "process", "mounts", "annotations", "hostname", "linux", "hooks"]);
+        let names = ["root", "process", "mounts", "annotations", "hostname", "linux", "hooks"];
+        let Fields { texts, ambiguous } = fields(text, names)?;
+        let [root, process, mounts, annotations, hostname, linux, hooks] = texts;
+        let mut reader = Reader { ambiguous };
 
         let [path, readonly] = reader.fields(root, ["path", "readonly"]);
         outline.root = string(path).map(|path| Root { path, readonly: boolean(readonly) });
@@ -304,7 +311,7 @@ impl Outline {
             reader.fields(Some(hooks), kinds).iter().flatten().any(|list| *list != "[]" && *list != "null")
         });
         outline.ambiguous = reader.ambiguous || inner.ambiguous;
-        outline
+        Some(outline)
     }
 }
 

@@ -255,18 +255,27 @@ impl Engine {
                 self.doubts.front().map(|doubt| doubt.until),
                 self.unwatched.first().map(|_| self.watch_again_at),
             ];
-            self.poll.wait(due.into_iter().flatten().min());
-            if let Err(error) = self.group.read(&mut events) {
-                self.log.log(Level::Warn, format!("reading events: {error}"));
-            }
-            let (at, time) = (Instant::now(), SystemTime::now());
-            self.exits.drain(&mut ended);
-            // After the ends are read, and before they are settled: a container that was seen to run is known when its end is.
-            if let Some(exec_watch) = &mut self.exec_watch {
-                exec_watch.drain(&mut seen);
-                if self.misses.is_time(seen.len() >= 16, at) && exec_watch.missed().untold > 0 {
-                    self.apply(Input::Overflow { time });
-                    self.look();
+            let due = due.into_iter().flatten().min();
+            let only_rung = self.poll.wait(due) == Some(BELL);
+            let (mut at, mut time) = (Instant::now(), SystemTime::now());
+            // Where only the bell is rung, there was no event and no end when this thread woke.
+            if !only_rung || due.is_some_and(|due| due <= at) {
+                if let Err(error) = self.group.read(&mut events) {
+                    self.log.log(Level::Warn, format!("reading events: {error}"));
+                }
+                (at, time) = (Instant::now(), SystemTime::now());
+                // Whoever is held comes first: what may be put off is done in a turn of its own, right after this.
+                let held = !events.is_empty();
+                self.exits.drain(&mut ended, held);
+                // After the ends are read, and before they are settled: a container that was seen to run is known when its
+                // end is.
+                if let Some(exec_watch) = &mut self.exec_watch {
+                    exec_watch.drain(&mut seen);
+                    let asks = self.misses.is_time(seen.len() >= 16, held, at);
+                    if asks && exec_watch.missed().untold > 0 {
+                        self.apply(Input::Overflow { time });
+                        self.look();
+                    }
                 }
             }
             for seen in seen.drain(..) {

@@ -9,10 +9,14 @@
 //! This code may block on a disk, holds descriptors and therefore runs on the engine's workers only.
 
 use crate::bundle::Caller;
-use crate::bundle::sys::{self, Stat};
+#[cfg(test)]
+use crate::bundle::sys;
+use crate::bundle::sys::Stat;
 use crate::config::Outline;
 use access::Access;
-use std::io::{self, Read};
+use std::io;
+#[cfg(test)]
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +26,7 @@ mod access;
 mod tree;
 
 /// As much of a script's first line as the kernel reads (`BINPRM_BUF_SIZE`).
+#[cfg(test)]
 const FIRST_LINE: u64 = 256;
 
 /// The file a container will execute first.
@@ -38,7 +43,8 @@ pub(crate) struct Entrypoint {
     /// Where the container will see it, without links.
     pub(crate) path: PathBuf,
     /// The interpreter of a `#!` script, as the script names it. The script itself is executed first: its inode is
-    /// the one to mark.
+    /// the one to mark. Nothing but tests asks for it, and so it is read for nobody else.
+    #[cfg(test)]
     pub(crate) interpreter: Option<PathBuf>,
 }
 
@@ -144,8 +150,13 @@ fn find(tree: &Tree<'_>, outline: &Outline) -> Result<Entrypoint, Unresolved> {
     } else {
         search(tree, &cwd, path, command, &Access::of(outline))?
     };
-    let interpreter = interpreter(&found.file).unwrap_or_default();
-    Ok(Entrypoint { inode: found.stat.inode(), path: found.path, file: found.file, interpreter })
+    Ok(Entrypoint {
+        inode: found.stat.inode(),
+        path: found.path,
+        #[cfg(test)]
+        interpreter: interpreter(&found.file).unwrap_or_default(),
+        file: found.file,
+    })
 }
 
 fn regular(found: Found) -> Result<Found, Unresolved> {
@@ -182,12 +193,14 @@ fn search(tree: &Tree<'_>, cwd: &Way, path: &str, name: &str, access: &Access) -
 }
 
 /// The interpreter that a script's first line names.
+#[cfg(test)]
 fn interpreter(file: &OwnedFd) -> io::Result<Option<PathBuf>> {
     let mut line = Vec::new();
     sys::reopen(file.as_fd())?.take(FIRST_LINE).read_to_end(&mut line)?;
     Ok(parse_interpreter(&line))
 }
 
+#[cfg(test)]
 fn parse_interpreter(line: &[u8]) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStrExt;
     let line = line.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;

@@ -70,8 +70,9 @@ impl Poll {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Waits until something is readable, or until `due`. Without a moment that is due no timer runs.
-    pub(crate) fn wait(&self, due: Option<Instant>) {
+    /// Waits until something is readable, or until `due`. Without a moment that is due no timer runs. Returns the token of
+    /// what is readable, where that is one thing and no other.
+    pub(crate) fn wait(&self, due: Option<Instant>) -> Option<u64> {
         let timeout = due.map_or(-1, |due| {
             let left = due.saturating_duration_since(Instant::now());
             // Rounded up: waking a moment early would be a turn for nothing.
@@ -79,6 +80,9 @@ impl Poll {
         });
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
         // SAFETY: the array is writable for the count that is given. An interruption is a turn for nothing.
-        unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout) };
+        let count =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout) };
+        let first = events[0];
+        (count == 1).then_some(first.u64)
     }
 }

@@ -303,7 +303,19 @@ impl Worker {
                 // Asked before it may have gone on.
                 let traced = sighting.traced.is_some();
                 let before = traced.then(|| self.reader.command_line(sighting.tid).unwrap_or_default());
-                let record = task.and_then(|task| with_descriptors(|| self.reader.capture(&sighting, &task)));
+                // Most are no container's business, and are let go on by their arguments alone.
+                let record = task.and_then(|task| {
+                    let argv = with_descriptors(|| self.reader.arguments(&sighting))?;
+                    if let Err(passed) = command::about(hold, &binary, &argv) {
+                        return Ok(Err(passed));
+                    }
+                    with_descriptors(|| self.reader.rest(&sighting, &task, argv.clone())).map(Ok)
+                });
+                let record = match record {
+                    Ok(Err(passed)) => return Some(*passed),
+                    Ok(Ok(record)) => Ok(record),
+                    Err(error) => Err(error),
+                };
                 if let (Err(error @ CaptureError::Gap(..)), Some(before)) = (&record, before) {
                     let why = error.to_string();
                     return Some(Outcome::Unread { hold, why, sighting, before, binary, at, time });

@@ -29,9 +29,18 @@ pub(super) fn task(proc: &HostProc, tid: i32) -> Result<TaskFacts, CaptureError>
 
 pub(super) fn capture(proc: &HostProc, task: &TaskFacts) -> Result<ExecRecord, CaptureError> {
     let (path, argv) = arguments(proc, task.tid)?;
+    Ok(ExecRecord { path, ..rest(proc, task, argv)? })
+}
+
+/// What is to be had beside the arguments.
+pub(super) fn rest(
+    proc: &HostProc,
+    task: &TaskFacts,
+    argv: Vec<OsString>,
+) -> Result<ExecRecord, CaptureError> {
     let root = open_link(proc, task.tid, "root")?;
     let cwd = open_link(proc, task.tid, "cwd")?;
-    Ok(ExecRecord { task: task.clone(), path, argv, root, cwd, knows_cwd: true })
+    Ok(ExecRecord { task: task.clone(), path: OsString::new(), argv, root, cwd, knows_cwd: true })
 }
 
 pub(super) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {

@@ -127,6 +127,19 @@ impl Reader {
         }
     }
 
+    /// The rest of an execution that is held, of which the [`arguments`](Self::arguments) are read.
+    pub(crate) fn rest(
+        &self,
+        sighting: &Sighting,
+        task: &TaskFacts,
+        argv: Vec<OsString>,
+    ) -> Result<ExecRecord, CaptureError> {
+        match &sighting.traced {
+            None => memory::rest(&self.proc, task, argv),
+            Some(traced) => self.record(task, traced, argv),
+        }
+    }
+
     /// Reads an execution that was not held (no descriptor was left), from what the process has become.
     ///
     /// It waits a moment for the exec to be done: until then the process is still its caller.

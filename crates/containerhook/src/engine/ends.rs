@@ -85,15 +85,24 @@ impl Engine {
         }
     }
 
+    /// Watches one that was there when its held execution was read. If it has ended, that is reported as any end is.
     pub(super) fn watch(&mut self, process: Process) {
-        if !self.watch_exit(process) {
+        let known = process.start_time != 0;
+        let watched = if known { self.exits.watch_known(process).map(|()| true) } else { self.try_watch(process) };
+        if !self.or_later(process, watched) {
             self.ended_already(process);
         }
     }
 
     /// Is the process there, so that its end will be reported?
     fn watch_exit(&mut self, process: Process) -> bool {
-        self.try_watch(process).unwrap_or_else(|error| {
+        let watched = self.try_watch(process);
+        self.or_later(process, watched)
+    }
+
+    /// What could not be watched is tried again.
+    fn or_later(&mut self, process: Process, watched: Result<bool, WatchError>) -> bool {
+        watched.unwrap_or_else(|error| {
             let line = format!("the end of process {} cannot be watched yet: {error}", process.pid);
             self.log.log(Level::Warn, line);
             if self.unwatched.is_empty() {

@@ -265,13 +265,31 @@ impl Exits {
             return Ok(process);
         }
 
+        self.watch_this(process)
+    }
+
+    /// Watches this very process, which was there a moment ago: one look less than [`watch`](Self::watch) takes. One that is
+    /// gone by now is reported with the next [`drain`](Self::drain).
+    pub(crate) fn watch_known(&mut self, process: Process) -> Result<(), WatchError> {
+        match self.watched.get(&process.pid) {
+            Some(earlier) if earlier.start_time == process.start_time => return Ok(()),
+            Some(earlier) => self.give_up_on(Process { pid: process.pid, start_time: earlier.start_time }),
+            None => {}
+        }
+        if self.ended.iter().any(|ended| ended.process == process) {
+            return Ok(());
+        }
+        self.watch_this(process).map(drop)
+    }
+
+    fn watch_this(&mut self, process: Process) -> Result<Process, WatchError> {
         let recorded = self.records.as_mut().is_some_and(|records| records.insert(process).is_ok());
         let watched =
             Watched { start_time: process.start_time, pidfd: None, deadline: None, pause: LOOK_AGAIN[0] };
-        self.watched.insert(pid, watched);
+        self.watched.insert(process.pid, watched);
         // The table is written before this look, and a process is marked as exiting before it reaches the tracepoint: one
         // that is not marked now will find itself in the table.
-        match self.proc.look(pid) {
+        match self.proc.look(process.pid) {
             Ok(Some(now)) if now.start_time == process.start_time && recorded && !now.is_exiting() => {
                 Ok(process)
             }
@@ -402,12 +420,15 @@ impl Exits {
 
     /// Appends what has ended since the last call. Takes a bounded number at a time; [`fd`](Self::fd) stays readable while
     /// there are more.
-    pub(crate) fn drain(&mut self, out: &mut Vec<Ended>) {
+    ///
+    /// With `later` whether records were lost is asked in the next call, which [`next_deadline`](Self::next_deadline) then
+    /// wants at once.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Ended>, later: bool) {
         // The pidfds are asked before the ring is read: a process passes the tracepoint before its pidfd is told, so what
         // the ring has to say of it is there by then.
         let mut ready = std::mem::take(&mut self.ready);
         self.epoll.ready(&mut ready);
-        self.read_records();
+        self.read_records(later);
         for Ready { token, hung_up } in ready.drain(..) {
             if let Ok(pid) = i32::try_from(token) {
                 self.pidfd_is_ready(pid, hung_up);
@@ -419,7 +440,7 @@ impl Exits {
         out.append(&mut self.ended);
     }
 
-    fn read_records(&mut self) {
+    fn read_records(&mut self, later: bool) {
         let Some(mut records) = self.records.take() else { return };
         let mut read = 0;
         while let Some(record) = records.next() {
@@ -428,7 +449,7 @@ impl Exits {
         }
         let mut in_doubt = Vec::new();
         // Many at once may have been more than the ring has room for.
-        if self.losses.is_time(read >= MANY, Instant::now()) && records.has_lost() {
+        if self.losses.is_time(read >= MANY, later, Instant::now()) && records.has_lost() {
             let all: Vec<Process> =
                 self.watched.iter().map(|(&pid, w)| Process { pid, start_time: w.start_time }).collect();
             for process in all {
@@ -518,7 +539,7 @@ impl Exits {
                 self.look_later(process.pid);
             }
             Ok(Some(now)) if now.start_time == process.start_time => {
-                self.read_records();
+                self.read_records(false);
                 self.end(process, self.proc.exit_status(process));
             }
             Ok(_) => self.give_up_on(process),
@@ -528,7 +549,7 @@ impl Exits {
 
     /// The process is gone without its pidfd having told us: only a record that has not been read may know how.
     fn give_up_on(&mut self, process: Process) {
-        self.read_records();
+        self.read_records(false);
         self.end(process, None);
         self.bell.ring();
     }

@@ -92,10 +92,14 @@ impl Proc {
         // 52 numbers and a command of at most 64 bytes.
         let mut line = [0; 2048];
         let mut len = 0;
-        loop {
+        // The kernel writes it in one piece: what leaves room is all of it.
+        while len < line.len() {
             match file.read(&mut line[len..]) {
                 Ok(0) => break,
-                Ok(n) => len += n,
+                Ok(n) => {
+                    len += n;
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return gone(error),
             }

@@ -207,7 +207,7 @@ fn collect(exits: &mut Exits, count: usize) -> Vec<Ended> {
         }
         let until = exits.next_deadline().map_or(LIMIT, |at| at.saturating_duration_since(Instant::now()));
         poll(exits, until.min(LIMIT) + Duration::from_millis(1));
-        exits.drain(&mut out);
+        exits.drain(&mut out, false);
     }
     assert_eq!(out.len(), count, "none twice");
     out
@@ -218,7 +218,7 @@ fn assert_silent(exits: &mut Exits, for_: Duration) {
     let until = Instant::now() + for_;
     while Instant::now() < until {
         poll(exits, until.saturating_duration_since(Instant::now()));
-        exits.drain(&mut out);
+        exits.drain(&mut out, false);
         assert_eq!(out, [], "nothing more is reported");
     }
 }
@@ -657,13 +657,13 @@ fn a_status_that_is_shown_only_after_the_reaping_is_waited_for_but_not_long() {
     let mut out = Vec::new();
     while exits.next_deadline().is_none() {
         assert!(poll(&exits, LIMIT));
-        exits.drain(&mut out);
+        exits.drain(&mut out, false);
     }
     assert_eq!(out, []);
     assert!(!poll(&exits, Duration::ZERO), "no spinning on a zombie");
     child.reap();
     assert!(poll(&exits, LIMIT), "the hang-up wakes");
-    exits.drain(&mut out);
+    exits.drain(&mut out, false);
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].status.unwrap().code(), Some(0));
     assert_eq!(exits.next_deadline(), None);

@@ -1,6 +1,6 @@
 //! A held runtime: who executes it, for what, and what is to be told of that.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -144,6 +144,38 @@ pub(super) fn with_descriptors<T>(
     }
 }
 
+/// What a runtime was executed for, and the container's id; or what comes of it where nothing is to be told but that.
+pub(super) fn about(
+    hold: HoldId,
+    binary: &Binary,
+    argv: &[OsString],
+) -> Result<(Invocation, OsString), Box<Outcome>> {
+    let passed = |why| Err(Box::new(Outcome::Passed { hold, why }));
+    let family = match binary.role {
+        Role::Monitor => Family::Conmon,
+        Role::Runtime => Family::guess(OsStr::new(&binary.name)),
+    };
+    let invocation = cmdline::parse(family, argv);
+    if invocation.verb == Verb::Monitor {
+        return Err(Box::new(monitor(hold, invocation)));
+    }
+    if let Verb::Other(word) = &invocation.verb {
+        let word: String = word.to_string_lossy().chars().take(MOST_ID).collect();
+        let why = format!("command: {} was executed for {word:?}", binary.path.display());
+        return passed(Some((Level::Debug, why)));
+    }
+    let Some(id) =
+        invocation.id.clone().filter(|_| invocation.verb.names_container() && !invocation.regex)
+    else {
+        return passed(None);
+    };
+    if let Some(why) = unfit(&id) {
+        let why = format!("{} was executed for {id:?}: {why}", binary.path.display());
+        return passed(Some((Level::Info, why)));
+    }
+    Ok((invocation, id))
+}
+
 impl Worker {
     pub(super) fn command(
         &self,
@@ -163,28 +195,10 @@ impl Worker {
                 return Outcome::Lost { hold, why, refused: error.is_refusal(), time };
             }
         };
-        let family = match binary.role {
-            Role::Monitor => Family::Conmon,
-            Role::Runtime => Family::guess(OsStr::new(&binary.name)),
+        let (invocation, id) = match about(hold, binary, &record.argv) {
+            Ok(about) => about,
+            Err(passed) => return *passed,
         };
-        let invocation = cmdline::parse(family, &record.argv);
-        if invocation.verb == Verb::Monitor {
-            return monitor(hold, invocation);
-        }
-        if let Verb::Other(word) = &invocation.verb {
-            let word: String = word.to_string_lossy().chars().take(MOST_ID).collect();
-            let why = format!("command: {} was executed for {word:?}", binary.path.display());
-            return Outcome::Passed { hold, why: Some((Level::Debug, why)) };
-        }
-        let Some(id) =
-            invocation.id.clone().filter(|_| invocation.verb.names_container() && !invocation.regex)
-        else {
-            return Outcome::Passed { hold, why: None };
-        };
-        if let Some(why) = unfit(&id) {
-            let why = format!("{} was executed for {id:?}: {why}", binary.path.display());
-            return Outcome::Passed { hold, why: Some((Level::Info, why)) };
-        }
         let caller = Caller {
             root: record.root.as_fd(),
             cwd: record.cwd.as_fd(),
