@@ -80,8 +80,9 @@ impl Poll {
         });
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
         // SAFETY: the array is writable for the count that is given. An interruption is a turn for nothing.
-        let count =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout) };
+        let count = unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout)
+        };
         let first = events[0];
         (count == 1).then_some(first.u64)
     }

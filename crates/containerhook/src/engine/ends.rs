@@ -88,7 +88,8 @@ impl Engine {
     /// Watches one that was there when its held execution was read. If it has ended, that is reported as any end is.
     pub(super) fn watch(&mut self, process: Process) {
         let known = process.start_time != 0;
-        let watched = if known { self.exits.watch_known(process).map(|()| true) } else { self.try_watch(process) };
+        let watched =
+            if known { self.exits.watch_known(process).map(|()| true) } else { self.try_watch(process) };
         if !self.or_later(process, watched) {
             self.ended_already(process);
         }

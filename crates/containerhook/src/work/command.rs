@@ -164,8 +164,7 @@ pub(super) fn about(
         let why = format!("command: {} was executed for {word:?}", binary.path.display());
         return passed(Some((Level::Debug, why)));
     }
-    let Some(id) =
-        invocation.id.clone().filter(|_| invocation.verb.names_container() && !invocation.regex)
+    let Some(id) = invocation.id.clone().filter(|_| invocation.verb.names_container() && !invocation.regex)
     else {
         return passed(None);
     };
