@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use aya::maps::{Map, MapData};
 use aya_obj::btf::Btf;
-use aya_obj::generated::{bpf_insn, bpf_map_type};
+use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_insn, bpf_map_type};
 use aya_obj::maps::Map as Definition;
 
 use super::types::{Kind, Types};
@@ -158,6 +158,22 @@ fn relocate(object: &mut aya_obj::Object, kernel: &Types<'_>) -> Result<(), Refu
     object.relocate_btf(&part).map_err(|error| Refused::new(what, &error))
 }
 
+/// Since Linux 6.1 maps have an allocator of their own, and one that is not preallocated is as good inside a tracepoint
+/// as any. Before, it would call the kernel's general allocator there, which can deadlock: the kernel warns of that once
+/// (and a host with `panic_on_warn` would end). No trial tells without the warning, so the version does.
+fn flags(definition: &Definition) -> u32 {
+    if maps_allocate_safely(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()) {
+        definition.map_flags()
+    } else {
+        definition.map_flags() & !BPF_F_NO_PREALLOC
+    }
+}
+
+fn maps_allocate_safely(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    (numbers.next().flatten(), numbers.next().flatten()) >= (Some(6), Some(1))
+}
+
 /// Makes a map. Constants are written into theirs, for good.
 fn make(name: &str, definition: &Definition) -> Result<MapData, Refused> {
     let constants = definition.section_kind() == aya_obj::EbpfSectionKind::Rodata;
@@ -168,7 +184,7 @@ fn make(name: &str, definition: &Definition) -> Result<MapData, Refused> {
         definition.key_size(),
         definition.value_size(),
         definition.max_entries(),
-        definition.map_flags(),
+        flags(definition),
     );
     let map = MapData::create(plain, name, None).map_err(|error| Refused::new(name, &error))?;
     let write = || {
@@ -196,6 +212,16 @@ fn patiently<T>(mut load: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_kernels_are_given_maps_that_are_allocated_at_once() {
+        for release in ["6.1.0-50-cloud-amd64", "6.18.44-fc-v782", "7.2", "10.0\n"] {
+            assert!(maps_allocate_safely(release), "{release}");
+        }
+        for release in ["5.10.0-32-cloud-amd64", "5.19.17", "6.0.12-1", "4.18.0-553.el8", "", "what"] {
+            assert!(!maps_allocate_safely(release), "{release}");
+        }
+    }
 
     /// By all of the kernel's types or by a part of them: the programs come out the same.
     #[test]
