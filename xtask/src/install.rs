@@ -65,6 +65,12 @@ pub(crate) const VM: &[Package] = &[
     program("util-linux", "setpriv"),
 ];
 
+/// What links for arm64.
+pub(crate) const ARM64: &[Package] = &[
+    program("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc"),
+    Package { name: "libc6-dev-arm64-cross", shown_by: Shown::File("/usr/aarch64-linux-gnu/lib/libc.a") },
+];
+
 /// What youki is built with.
 const FOR_YOUKI: &[Package] = &[
     program("pkg-config", "pkg-config"),

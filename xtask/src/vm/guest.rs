@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use testkit::skip::find_program;
 
+use super::architecture::Architecture;
 use super::debs::Apt;
 use crate::say;
 
@@ -25,8 +26,12 @@ pub(super) struct Qemu {
 
 impl Qemu {
     /// This machine's own, or Debian's, unpacked into `folder`.
-    pub(super) fn get(program: &str, package: &str, folder: &Path, kvm: bool) -> Result<Self> {
-        let accelerator = if kvm { "kvm" } else { "tcg" };
+    pub(super) fn get(
+        program: &str,
+        package: &str,
+        folder: &Path,
+        accelerator: &'static str,
+    ) -> Result<Self> {
         if let Some(program) = find_program(program) {
             return Ok(Self { program, tree: None, accelerator });
         }
@@ -77,6 +82,7 @@ fn libraries_in(tree: &Path) -> Vec<PathBuf> {
 /// What is booted, and how.
 #[derive(Debug)]
 pub(super) struct Guest<'a> {
+    pub(super) architecture: Architecture,
     pub(super) qemu: &'a Qemu,
     pub(super) kernel: &'a Path,
     pub(super) image: &'a Path,
@@ -145,21 +151,10 @@ impl Guest<'_> {
         let console = self.log.with_extension("console");
         let mut command = self.qemu.command();
         // The console is the kernel's; the second port is the script's alone.
-        command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
-        command.args([
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "3072",
-            "-nodefaults",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
+        command.args(self.architecture.machine(&console));
+        command.args(["-smp", "2", "-m", "3072", "-nodefaults", "-no-reboot", "-display", "none"]);
         command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.image).arg("-append");
-        command.arg(format!("console=ttyS0 quiet panic=-1 vm.port=/dev/ttyS1 vm.from={}", self.from));
+        command.arg(format!("{} quiet panic=-1 vm.from={}", self.architecture.ports(), self.from));
         let mut child = command.stdout(Stdio::piped()).spawn().context("starting qemu by setpriv")?;
         let output = BufReader::new(child.stdout.take().context("qemu's output")?);
         let (say, lines) = channel();

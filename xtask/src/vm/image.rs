@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use testkit::skip::find_program;
 
 use super::cpio::Archive;
@@ -20,27 +20,67 @@ const INIT: &str = include_str!("guest.sh");
 /// Container runtimes, taken from this machine.
 const RUNTIMES: &[&str] = &["runc", "crun"];
 
+/// What a guest has besides our programs. Each file with where it is put.
+#[derive(Debug)]
+pub(super) struct Userland {
+    busybox: PathBuf,
+    files: Vec<(PathBuf, String)>,
+}
+
+impl Userland {
+    pub(super) fn of_this_machine() -> Result<Self> {
+        let found = |name: &str| {
+            let package = if name == "busybox" { "busybox-static" } else { name };
+            let remedy =
+                || format!("{name} is not installed; `apt-get install --no-install-recommends {package}`");
+            find_program(name).with_context(remedy)
+        };
+        let mut files = Vec::new();
+        let mut libraries = BTreeSet::new();
+        for name in RUNTIMES {
+            let path = found(name)?;
+            libraries.extend(libraries_of(&path)?);
+            files.push((path, format!("/usr/bin/{name}")));
+        }
+        files.extend(libraries.into_iter().map(|path| (path.clone(), path.to_string_lossy().into_owned())));
+        Ok(Self { busybox: found("busybox")?, files })
+    }
+
+    /// Of packages of another architecture, unpacked below `tree`: with all of their libraries.
+    pub(super) fn of_tree(tree: &Path, triple: &str) -> Result<Self> {
+        let found = |name: &str| {
+            let folders = ["bin", "usr/bin", "sbin", "usr/sbin"];
+            let path = folders.iter().map(|folder| tree.join(folder).join(name)).find(|path| path.exists());
+            path.with_context(|| format!("{} has no {name}", tree.display()))
+        };
+        let mut files = Vec::new();
+        for name in RUNTIMES {
+            files.push((found(name)?, format!("/usr/bin/{name}")));
+        }
+        for folder in ["lib".to_owned(), format!("lib/{triple}"), format!("usr/lib/{triple}")] {
+            for entry in fs::read_dir(tree.join(&folder)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // A link between libraries becomes the file that it leads to.
+                if name.contains(".so") && entry.path().is_file() {
+                    files.push((entry.path(), format!("/{folder}/{name}")));
+                }
+            }
+        }
+        Ok(Self { busybox: found("busybox")?, files })
+    }
+}
+
 /// Writes the image for a kernel.
-pub(super) fn write(to: &Path, kernel: &Kernel, programs: &[Program]) -> Result<()> {
+pub(super) fn write(to: &Path, kernel: &Kernel, userland: &Userland, programs: &[Program]) -> Result<()> {
     let file = File::create(to).with_context(|| format!("making {}", to.display()))?;
     let mut image = Archive::new(BufWriter::new(file));
-    let busybox =
-        find_program("busybox").context("busybox is not installed; `apt-get install busybox-static`")?;
-    image.copy(&busybox, "/bin/busybox")?;
+    image.copy(&userland.busybox, "/bin/busybox")?;
     image.file("/vm/init", INIT.as_bytes())?;
     image.link("/init", "vm/init")?;
     image.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
     image.file("/etc/group", b"root:x:0:\nnogroup:x:65534:\n")?;
-    let mut libraries = BTreeSet::new();
-    for name in RUNTIMES {
-        let Some(path) = find_program(name) else {
-            bail!("{name} is not installed; `apt-get install --no-install-recommends {name}`");
-        };
-        image.copy(&path, &format!("/usr/bin/{name}"))?;
-        libraries.extend(libraries_of(&path)?);
-    }
-    for library in libraries {
-        image.copy(&library, &library.to_string_lossy())?;
+    for (file, at) in &userland.files {
+        image.copy(file, at)?;
     }
     if let Some(config) = &kernel.config {
         image.copy(config, &format!("/boot/{}", config.file_name().unwrap_or_default().to_string_lossy()))?;

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the tests that need a kernel, on each of Debian's cloud kernels, in virtual machines.
 
+mod architecture;
 mod cpio;
 mod debs;
 mod guest;
@@ -17,9 +18,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use self::architecture::Architecture;
 use self::debs::Mirror;
 use self::guest::{End, Guest, Qemu};
 use self::hearing::{Hearing, Outcome};
+use self::image::Userland;
 use self::kernels::{Kernel, SUITES, Suite};
 use self::programs::{Choice, DOCTOR, Program};
 use self::report::Run;
@@ -54,6 +57,9 @@ pub(crate) struct Vm {
     /// For how many minutes guests may run, all together; what had no turn then is told as skipped
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     budget: u64,
+    /// Boot Debian 12's kernel for arm64 instead, with programs that Debian's newest compiler makes
+    #[arg(long, conflicts_with_all = ["kernel", "write", "kvm"])]
+    arm64: bool,
     /// Let the machine's own processor run the guests, where /dev/kvm works
     #[arg(long)]
     kvm: bool,
@@ -64,6 +70,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask vm --main
   cargo xtask vm --kernel 5.10 oom exits
   cargo xtask vm --kernel 6.1,7 --json | jq '.kernels[].capabilities'
+  cargo xtask vm --arm64 --main
   cargo xtask vm --write
 
 Exit codes: 0 all passed; 1 something failed, or could not be had; 130 interrupted.
@@ -107,6 +114,7 @@ impl Vm {
             write: false,
             list: false,
             budget: 20,
+            arm64: false,
             kvm: false,
         };
         let (runs, tally) = all.matrix()?;
@@ -123,6 +131,7 @@ impl Vm {
     fn matrix(&self) -> Result<(Vec<Run>, Tally)> {
         let begin = Instant::now();
         let suites = self.suites()?;
+        let architecture = if self.arm64 { Architecture::Arm64 } else { Architecture::Amd64 };
         let (names, choice) = (programs::names()?, self.choice());
         if let Some(word) = self.filter.iter().find(|word| !names.iter().any(|name| name.contains(*word))) {
             bail!("no test program has {word:?} in its name: see --list");
@@ -139,26 +148,35 @@ impl Vm {
             signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
         }
         let host = Mirror::of_this_machine().and_then(|mirror| {
-            let qemu = Qemu::get("qemu-system-x86_64", "qemu-system-x86", &folder, self.kvm)?;
-            Ok((mirror, qemu))
+            let qemu = architecture.qemu(&folder, self.kvm)?;
+            let userland = architecture.userland(&mirror, &folder)?;
+            let toolchain = architecture.toolchain(&mirror, &folder)?;
+            Ok((mirror, qemu, userland, toolchain))
         });
-        let (mirror, qemu) = match host {
+        let (mirror, qemu, userland, toolchain) = match host {
             Ok(host) => host,
             Err(error) => {
                 let skipped = suites.iter().map(|suite| skipped(*suite, format!("{error:#}"))).collect();
                 return Ok(sum(skipped));
             }
         };
-        let programs = programs::build(&choice, &folder.join("build"))?;
+        let programs = programs::build(&choice, &toolchain, &architecture.build(&folder))?;
         let until = begin + Duration::from_secs(60 * self.budget);
         let mut runs = Vec::new();
         for (i, suite) in suites.iter().enumerate() {
             // What is left is shared by those that are left: a slow one does not cost the last one its turn.
             let left = until.saturating_duration_since(Instant::now());
             let until = Instant::now() + left / (suites.len() - i) as u32;
-            runs.push(match suite.kernel(&mirror, "amd64", &folder.join("kernels")) {
+            runs.push(match suite.kernel(&mirror, architecture.debian(), &folder.join("kernels")) {
                 Ok(kernel) => {
-                    let mut matrix = Matrix { qemu: &qemu, folder: &run, until, interrupted: &interrupted };
+                    let mut matrix = Matrix {
+                        architecture,
+                        qemu: &qemu,
+                        userland: &userland,
+                        folder: &run,
+                        until,
+                        interrupted: &interrupted,
+                    };
                     matrix.kernel(&kernel, &programs)?
                 }
                 Err(error) => skipped(*suite, format!("its kernel cannot be had: {error:#}")),
@@ -177,6 +195,9 @@ impl Vm {
             let suite = SUITES.iter().find(|suite| suite.is_meant_by(word)).copied();
             suite.with_context(|| format!("no kernel is called {word:?}: see cargo xtask vm --list"))
         };
+        if self.arm64 {
+            return Ok(SUITES.iter().filter(|suite| suite.codename == "bookworm").copied().collect());
+        }
         if self.kernel.is_empty() { Ok(SUITES.to_vec()) } else { self.kernel.iter().map(meant).collect() }
     }
 }
@@ -214,7 +235,9 @@ fn sum(runs: Vec<Run>) -> (Vec<Run>, Tally) {
 
 /// Boots kernels until the time is over.
 struct Matrix<'a> {
+    architecture: Architecture,
     qemu: &'a Qemu,
+    userland: &'a Userland,
     folder: &'a Path,
     until: Instant,
     interrupted: &'a AtomicBool,
@@ -256,14 +279,24 @@ impl Matrix<'_> {
     fn boot(&mut self, kernel: &Kernel, programs: &[Program]) -> Result<Run> {
         let log = self.folder.join(format!("{}.x", kernel.version));
         let image = Image(self.folder.join(format!("{}.initrd", kernel.version)));
-        image::write(&image.0, kernel, programs)?;
+        image::write(&image.0, kernel, self.userland, programs)?;
         let mut hearing = Hearing::new(programs);
         let mut run =
             Run { kernel: kernel.version.clone(), debian: kernel.suite.debian.to_owned(), ..Run::default() };
         let mut from = 0;
+        let mut complaints = Vec::new();
         for boot in 1.. {
-            let guest = Guest { qemu: self.qemu, kernel: &kernel.image, image: &image.0, log: &log, from };
+            let guest = Guest {
+                architecture: self.architecture,
+                qemu: self.qemu,
+                kernel: &kernel.image,
+                image: &image.0,
+                log: &log,
+                from,
+            };
             let end = guest.run(self.until, self.interrupted, |line| hearing.line(line))?;
+            let console = std::fs::read(log.with_extension("console")).unwrap_or_default();
+            complaints.extend(complaints_of(&String::from_utf8_lossy(&console)));
             let why = match end {
                 End::Done => break,
                 End::Died => "the guest ended",
@@ -304,8 +337,28 @@ impl Matrix<'_> {
         run.release = hearing.release;
         run.outcomes = hearing.outcomes;
         run.capabilities = hearing.capabilities;
+        if !complaints.is_empty() {
+            let tally = Tally { failed: 1, ..Tally::default() };
+            let name = KERNEL.to_owned();
+            run.outcomes.push(Outcome { name, tally, failed: complaints, ..Outcome::default() });
+        }
         Ok(run)
     }
+}
+
+/// The outcome that says what a kernel complained of.
+const KERNEL: &str = "kernel";
+
+/// What a kernel says of itself that it never should, whatever a program asks of it. An emulated processor that had to
+/// wait for its turn is called a soft lockup: that is this machine's doing.
+fn complaints_of(console: &str) -> Vec<String> {
+    let is_one = |line: &&str| {
+        ["WARNING:", "BUG:", "Oops", "general protection", "Kernel panic"]
+            .iter()
+            .any(|word| line.contains(word))
+            && !line.contains("soft lockup")
+    };
+    console.lines().filter(is_one).map(|line| line.trim().to_owned()).collect()
 }
 
 fn did_not_boot(why: &str) -> Outcome {
@@ -336,5 +389,26 @@ struct Image(PathBuf);
 impl Drop for Image {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complaints_of;
+
+    #[test]
+    fn what_a_kernel_should_never_say() {
+        let console =
+            "[    6.4] doctor (115): Using fanotify permission checks may lead to deadlock; tainting kernel
+[   10.7] WARNING: CPU: 0 PID: 115 at kernel/bpf/verifier.c:10493 bpf_check+0x2f92/0x3470
+[  452.6] watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [exe:2590]
+[  869.0] Memory cgroup out of memory: Killed process 13884 (tail)
+[  870.0] BUG: kernel NULL pointer dereference, address: 0000000000000000\r
+";
+        let expected = [
+            "[   10.7] WARNING: CPU: 0 PID: 115 at kernel/bpf/verifier.c:10493 bpf_check+0x2f92/0x3470",
+            "[  870.0] BUG: kernel NULL pointer dereference, address: 0000000000000000",
+        ];
+        assert_eq!(complaints_of(console), expected);
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,8 +11,33 @@ use serde_json::Value;
 
 use crate::{cargo, root, say};
 
-/// The one target whose standard library and C library are here for static linking.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What compiles the programs, and for what.
+#[derive(Clone, Debug)]
+pub(super) struct Toolchain {
+    target: &'static str,
+    /// The compiler and the linker, where they are not this machine's own.
+    other: Option<(PathBuf, PathBuf)>,
+}
+
+impl Toolchain {
+    pub(super) fn of_this_machine() -> Self {
+        Self { target: "x86_64-unknown-linux-gnu", other: None }
+    }
+
+    pub(super) fn cross(target: &'static str, rustc: PathBuf, linker: PathBuf) -> Self {
+        Self { target, other: Some((rustc, linker)) }
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        // Named, so that build scripts and procedural macros, which are loaded by the compiler, are not linked statically.
+        command.args(["--target", self.target]);
+        let Some((rustc, linker)) = &self.other else { return };
+        let variable = format!("CARGO_TARGET_{}_LINKER", self.target.to_uppercase().replace('-', "_"));
+        command.env("RUSTC", rustc).env(variable, linker);
+        // Set by the toolchain that runs us.
+        command.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC_WORKSPACE_WRAPPER");
+    }
+}
 
 /// Something that a guest runs.
 #[derive(Clone, Debug)]
@@ -82,16 +107,17 @@ pub(super) fn names() -> Result<Vec<String>> {
 }
 
 /// Builds those that are wanted, and what says which capabilities there are.
-pub(super) fn build(choice: &Choice, folder: &Path) -> Result<Vec<Program>> {
+pub(super) fn build(choice: &Choice, toolchain: &Toolchain, folder: &Path) -> Result<Vec<Program>> {
     let wanted = |name: &str| choice.has(name);
     let mut programs = Vec::new();
-    let cli = compile(folder, &["build", "--package", "containerhook-cli", "--bin", "containerhook"])?;
+    let cli =
+        compile(toolchain, folder, &["build", "--package", "containerhook-cli", "--bin", "containerhook"])?;
     let cli = cli.into_iter().next().context("cargo built no containerhook")?.1;
     let arguments = ["doctor", "--json"].map(str::to_owned).to_vec();
     programs.push(Program { name: DOCTOR.to_owned(), file: cli, arguments, limit: MINUTE });
     if wanted("fanotify") || wanted("fanotify-root") {
         for (target, file) in
-            compile(folder, &["test", "--no-run", "--package", "fanotify", "--lib", "--tests"])?
+            compile(toolchain, folder, &["test", "--no-run", "--package", "fanotify", "--lib", "--tests"])?
         {
             let name = if target == "fanotify" { target } else { format!("fanotify-{target}") };
             if wanted(&name) {
@@ -108,7 +134,7 @@ pub(super) fn build(choice: &Choice, folder: &Path) -> Result<Vec<Program>> {
         options.extend(["--test", name]);
     }
     if wanted("lib") || !tests.is_empty() {
-        for (target, file) in compile(folder, &options)? {
+        for (target, file) in compile(toolchain, folder, &options)? {
             let is_lib = target == "containerhook";
             let left_out = match choice {
                 _ if is_lib => PURE,
@@ -138,12 +164,12 @@ fn integration_tests() -> Result<Vec<String>> {
 }
 
 /// Runs cargo; the target's name and the file of each program that it made.
-fn compile(folder: &Path, options: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+fn compile(toolchain: &Toolchain, folder: &Path, options: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let shown = if options.len() > 8 { &options[..4] } else { options };
     say::step(&format!("cargo {} (static)", shown.join(" ")));
     let mut command = cargo();
-    // Named, so that build scripts and procedural macros, which are loaded by the compiler, are not linked statically.
-    command.args(options).args(["--target", TARGET, "--message-format", "json-render-diagnostics"]);
+    command.args(options).args(["--message-format", "json-render-diagnostics"]);
+    toolchain.prepare(&mut command);
     command.arg("--target-dir").arg(folder);
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", "-C target-feature=+crt-static");
     // A guest is given all of them in its memory.
