@@ -91,6 +91,32 @@ fn filter_and_format_choose_what_is_printed() -> Result<()> {
 }
 
 #[test]
+fn since_start_counts_seconds() -> Result<()> {
+    need!(Root, Runc, Busybox);
+    let _dog = watchdog(LONG * 2);
+    let runc = Runtime::runc()?;
+    let bundle = seven()?;
+    let begin = Instant::now();
+    let watch = Watch::start(&runc, &["--since-start", "--event", "stopped", "--no-trunc"])?;
+    let ready = Instant::now();
+    std::thread::sleep(Duration::from_millis(1200));
+    let slept = ready.elapsed();
+    assert_eq!(runc.run(&bundle)?.code(), Some(7));
+    let line = wait_until("the end's line", LONG, || {
+        let printed = watch.0.printed().0;
+        printed.lines().find(|line| line.contains(bundle.id())).map(str::to_owned)
+    })?;
+    let seconds: f64 =
+        line.split(' ').next().and_then(|word| word.strip_prefix('+')).unwrap_or("").parse()?;
+    // A millisecond is cut off, and the clocks are not the same.
+    let range = slept.as_secs_f64() - 0.1..=begin.elapsed().as_secs_f64() + 0.1;
+    ensure!(range.contains(&seconds), "{line}: {range:?}");
+    watch.0.process().kill(libc::SIGTERM)?;
+    watch.0.wait(LONG)?.ok()?;
+    Ok(())
+}
+
+#[test]
 fn what_a_runtime_failed_to_do_is_in_the_log_alone() -> Result<()> {
     need!(Root, Runc, Busybox);
     let _dog = watchdog(LONG * 2);

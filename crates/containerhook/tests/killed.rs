@@ -8,8 +8,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use containerhook::{ContainerEvent, EventKind};
-use support::{LIMIT, PATIENCE, only};
+use containerhook::{ContainerEvent, EventKind, Record};
+use serde_json::Value;
+use support::{LIMIT, PATIENCE, only, verify_lines};
 use testkit::{Bundle, Process, Runtime, Task, need, unique_id, wait_until, watchdog};
 
 /// Makes this test program a listener: the runtime to mark.
@@ -27,6 +28,7 @@ fn as_a_listener() {
     let kind: EventKind = std::env::var(KIND).unwrap().parse().unwrap();
     let _dog = watchdog(LIMIT);
     let builder = only([&runtime]).deadline(Duration::from_secs(110));
+    let builder = builder.on_record(|record: &Record| say(&record.to_json()));
     let notifier = builder
         .start(move |event: &ContainerEvent| {
             say(&format!("{} {}", event.kind(), event.id()));
@@ -59,6 +61,8 @@ fn say(line: &str) {
 struct Listening {
     child: Child,
     lines: BufReader<ChildStdout>,
+    /// What it told.
+    records: Vec<Value>,
 }
 
 impl Listening {
@@ -71,28 +75,43 @@ impl Listening {
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let lines = BufReader::new(child.stdout.take().context("no pipe")?);
-        let mut listening = Listening { child, lines };
+        let mut listening = Listening { child, lines, records: Vec::new() };
         listening.wait_for("ready")?;
         Ok(listening)
     }
 
     /// Waits until it says this.
     fn wait_for(&mut self, what: &str) -> Result<()> {
-        let mut line = String::new();
-        while self.lines.read_line(&mut line)? > 0 {
-            if line.trim_end().strip_prefix("@ ") == Some(what) {
+        while let Some(said) = self.said()? {
+            if said == what {
                 return Ok(());
             }
-            line.clear();
         }
         bail!("the listener has ended, and has not said {what:?}")
     }
 
-    /// SIGKILL, and waits until it is no more.
+    /// What it says next that is no record; nothing once it has ended.
+    fn said(&mut self) -> Result<Option<String>> {
+        let mut line = String::new();
+        while self.lines.read_line(&mut line)? > 0 {
+            // Whoever is killed in the middle of a line has not said it.
+            if let Some(said) = line.strip_prefix("@ ").and_then(|said| said.strip_suffix('\n')) {
+                if !said.starts_with('{') {
+                    return Ok(Some(said.to_owned()));
+                }
+                self.records.push(serde_json::from_str(said)?);
+            }
+            line.clear();
+        }
+        Ok(None)
+    }
+
+    /// SIGKILL, and waits until it is no more. What it had told are lives that can be, as far as they went.
     fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        Ok(())
+        while self.said()?.is_some() {}
+        verify_lines(&self.records)
     }
 }
 

@@ -9,7 +9,9 @@ use std::thread;
 
 use fanotify::{ErrorKind, Group, InodeId};
 
-use crate::harness::{Program, Running, Watchdog, assert_unheld, can_run, held, skip};
+use crate::harness::{
+    Program, Running, Watchdog, assert_unheld, can_run, held, skip, while_nothing_is_written,
+};
 
 fn assert_held(group: &Group, program: &Path) {
     let running = Running::exec(program);
@@ -146,8 +148,11 @@ fn an_o_path_descriptor_of_a_private_table_can_be_marked() {
     let program = Program::new();
     let path = program.path.clone();
     thread::spawn(move || {
-        // SAFETY: from here on this thread has descriptors of its own, and it owns none from before.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+        // The copy would keep a program busy that another test is writing.
+        while_nothing_is_written(|| {
+            // SAFETY: from here on this thread has descriptors of its own, and it owns none from before.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+        });
         let group = Group::new().expect("group");
         let mark = group.mark_fd(o_path(&path)).expect("mark");
         assert_eq!(mark.path(), Some(path.as_path()));
