@@ -53,7 +53,7 @@ impl Qemu {
     }
 
     /// The emulator with all but the guest, which ends with this process.
-    fn command(&self) -> Command {
+    fn command(&self, one_thread: bool) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(&self.program);
         if let Some(tree) = &self.tree {
@@ -63,7 +63,8 @@ impl Qemu {
                 command.arg("-L").arg(tree.join(folder));
             }
         }
-        command.args(["-accel", self.accelerator]).stdin(Stdio::null());
+        let thread = if one_thread && self.accelerator == "tcg" { ",thread=single" } else { "" };
+        command.arg("-accel").arg(format!("{}{thread}", self.accelerator)).stdin(Stdio::null());
         command
     }
 }
@@ -86,8 +87,10 @@ pub(super) struct Guest<'a> {
     pub(super) qemu: &'a Qemu,
     pub(super) kernel: &'a Path,
     pub(super) image: &'a Path,
-    /// Where all that it says is kept: `.console` is the kernel's, `.log` the script's.
+    /// Where all that it says is kept: `.from-N.console` is the kernel's, `.log` the script's.
     pub(super) log: &'a Path,
+    /// One thread emulates all of its processors.
+    pub(super) one_thread: bool,
     /// How many of its programs have had their turn already.
     pub(super) from: usize,
 }
@@ -147,9 +150,14 @@ impl Guest<'_> {
         Ok(end)
     }
 
+    /// What its kernel says. Of each boot by itself: that of one that died is what one wants to read.
+    pub(super) fn console(&self) -> PathBuf {
+        self.log.with_extension(format!("from-{}.console", self.from))
+    }
+
     fn boot(&self) -> Result<Machine> {
-        let console = self.log.with_extension("console");
-        let mut command = self.qemu.command();
+        let console = self.console();
+        let mut command = self.qemu.command(self.one_thread);
         // The console is the kernel's; the second port is the script's alone.
         command.args(self.architecture.machine(&console));
         command.args(["-smp", "2", "-m", "3072", "-nodefaults", "-no-reboot", "-display", "none"]);

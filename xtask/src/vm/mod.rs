@@ -74,7 +74,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask vm --write
 
 Exit codes: 0 all passed; 1 something failed, or could not be had; 130 interrupted.
-What a guest said is in target/vm/run: KERNEL.log, and the kernel's own words in KERNEL.console.";
+What a guest said is in target/vm/run: KERNEL.log, and the kernel's own words in KERNEL.from-N.console, N being the programs that
+had had their turn when it was booted.";
 
 impl Vm {
     pub(crate) fn run(&self) -> Result<()> {
@@ -104,7 +105,7 @@ impl Vm {
         Ok(())
     }
 
-    /// The main tests on all kernels, within twenty minutes. What one could not be asked is told as skipped.
+    /// The main tests on all kernels, within twenty minutes and those that building takes. What one could not be asked is told as skipped.
     pub(crate) fn in_ci() -> Result<(Tally, Option<String>)> {
         let all = Self {
             filter: Vec::new(),
@@ -113,7 +114,7 @@ impl Vm {
             json: false,
             write: false,
             list: false,
-            budget: 20,
+            budget: 26,
             arm64: false,
             kvm: false,
         };
@@ -292,10 +293,11 @@ impl Matrix<'_> {
                 kernel: &kernel.image,
                 image: &image.0,
                 log: &log,
+                one_thread: kernel.suite.modifies_itself_sooner(),
                 from,
             };
             let end = guest.run(self.until, self.interrupted, |line| hearing.line(line))?;
-            let console = std::fs::read(log.with_extension("console")).unwrap_or_default();
+            let console = std::fs::read(guest.console()).unwrap_or_default();
             complaints.extend(complaints_of(&String::from_utf8_lossy(&console)));
             let why = match end {
                 End::Done => break,
@@ -313,11 +315,7 @@ impl Matrix<'_> {
                     break;
                 }
             };
-            say::warn(&format!(
-                "Linux {}: {why}: see {}",
-                kernel.version,
-                log.with_extension("console").display()
-            ));
+            say::warn(&format!("Linux {}: {why}: see {}", kernel.version, guest.console().display()));
             let turns = hearing.gone(why);
             if turns == from && boot == 1 || turns >= programs.len() {
                 if turns < programs.len() {
