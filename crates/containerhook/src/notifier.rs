@@ -311,7 +311,7 @@ impl Builder {
 pub struct MarkedRuntime {
     /// Its name: `runc`, `crun`, `conmon`.
     pub name: String,
-    /// Its path, as the listener opens it.
+    /// Its path on the host, whatever `HOST_ROOT` is.
     pub path: PathBuf,
     /// Where the path was learned.
     pub found_by: String,

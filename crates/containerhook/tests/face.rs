@@ -282,10 +282,11 @@ fn the_environment_names_the_host_and_the_runtime() -> Result<()> {
     let root = host.path().to_str().context("a path that is text")?;
     let elsewhere = host.join("opt/special");
     let elsewhere = elsewhere.to_str().context("a path that is text")?;
+    // Told as the host knows them.
     for (environment, marked) in [
-        (vec![("HOST_ROOT", root)], host.join("usr/bin/runc")),
-        (vec![("HOST_ROOT", root), ("RUNTIME_PATH", "/opt/special")], host.join("opt/special")),
-        (vec![("RUNTIME_PATH", elsewhere)], host.join("opt/special")),
+        (vec![("HOST_ROOT", root)], "/usr/bin/runc"),
+        (vec![("HOST_ROOT", root), ("RUNTIME_PATH", "/opt/special")], "/opt/special"),
+        (vec![("RUNTIME_PATH", elsewhere)], elsewhere),
     ] {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--exact", "as_told_by_the_environment", "--test-threads=1"]);
