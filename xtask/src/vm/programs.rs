@@ -61,6 +61,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("nested", "needs an engine"),
     ("other_runtimes", "needs youki, gVisor, lxc or bubblewrap"),
     ("podman", "needs Podman"),
+    ("privileges", "takes four minutes on a real machine; capabilities are the same on each kernel"),
     ("rootless", "needs Podman"),
 ];
 
