@@ -57,9 +57,11 @@ impl Demo {
             "containerhook watch --json --no-discover --runtime COPY-OF-RUNC --delay {}s",
             self.hold
         ));
-        let mut watch = Watch::start(&program, &runc, self.hold)?;
+        let ready = runc.path().with_file_name("ready");
+        let mut watch = Watch::start(&program, &runc, self.hold, &ready)?;
         wait_until("containerhook listens to runc", LONG, || {
-            (watch.process().marks(&runc.path()) || watch.has_ended()).then_some(())
+            let is_ready = std::fs::metadata(&ready).is_ok_and(|file| file.len() > 0);
+            (is_ready || watch.has_ended()).then_some(())
         })?;
         ensure!(!watch.has_ended(), "containerhook watch ended: see its words above");
 
@@ -170,9 +172,10 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(program: &std::path::Path, runc: &Runtime, hold: u64) -> Result<Self> {
+    fn start(program: &std::path::Path, runc: &Runtime, hold: u64, ready: &std::path::Path) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(["watch", "--json", "--no-discover", "--runtime"]).arg(runc.path());
+        command.arg("--ready-file").arg(ready);
         command.args(["--delay", &format!("{hold}s")]).args(["--deadline", &format!("{}s", hold + 10)]);
         command.current_dir(root()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
