@@ -58,6 +58,13 @@ impl Qemu {
         command.args(["--pdeathsig", "KILL"]).arg(&self.program);
         if let Some(tree) = &self.tree {
             let libraries = libraries_in(tree);
+            // Its accelerator is a module of its own, which it would look for where Debian installs it. The first folder
+            // that has modules is enough: a package has one.
+            if let Some(modules) =
+                libraries.iter().map(|folder| folder.join("qemu")).find(|path| path.is_dir())
+            {
+                command.env("QEMU_MODULE_DIR", modules);
+            }
             command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).unwrap_or_default());
             for folder in ["usr/share/qemu", "usr/share/seabios"] {
                 command.arg("-L").arg(tree.join(folder));
