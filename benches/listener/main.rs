@@ -31,6 +31,9 @@ struct Listener {
     /// How long the handler sleeps, in milliseconds
     #[arg(long, default_value_t = 0)]
     delay: u64,
+    /// How long a thread may wait awake, in microseconds
+    #[arg(long)]
+    busy_wait: Option<u64>,
     /// Stamp each event
     #[arg(long)]
     stamps: bool,
@@ -59,6 +62,9 @@ fn main() -> anyhow::Result<()> {
             other => anyhow::bail!("there is no exit backend {other}"),
         })
         .max_handlers(256);
+    if let Some(most) = listener.busy_wait {
+        builder = builder.busy_wait(Duration::from_micros(most));
+    }
     for runtime in &listener.runtime {
         builder = builder.runtime(runtime);
     }

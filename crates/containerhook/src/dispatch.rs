@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::event::ContainerEvent;
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{LifeId, Token};
+use crate::linger::Linger;
 use crate::pool::{Fate, JobNo, Pool};
 
 /// Late events of one life that wait; of more the oldest is dropped.
@@ -74,6 +75,7 @@ impl Dispatch {
         handler: Box<dyn Handler>,
         most: usize,
         patience: Duration,
+        linger: Linger,
         reply: impl Fn(Token, Result<Decision, String>) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let most_guests = (most - most / 4).min(most.saturating_sub(1)).max(1);
@@ -98,7 +100,7 @@ impl Dispatch {
                 shared.stuck(no);
             }
         };
-        let pool = Pool::new("ch-handler", most, patience, run, stuck)
+        let pool = Pool::new("ch-handler", most, patience, linger, run, stuck)
             .map_err(|e| Error::os("cannot start a thread for handlers", e))?;
         let _ = shared.pool.set(pool);
         Ok(Dispatch { shared, told: Mutex::default() })
@@ -288,8 +290,9 @@ mod tests {
             }
         };
         let reply = move |token, decision| reply.send((token, decision)).unwrap();
+        let linger = Linger::new(SHORT / 1000);
         Rig {
-            dispatch: Dispatch::new(Box::new(handler), most, patience, reply).unwrap(),
+            dispatch: Dispatch::new(Box::new(handler), most, patience, linger, reply).unwrap(),
             begun,
             replies,
             end,
@@ -496,7 +499,7 @@ mod tests {
             _ => (),
         };
         let reply = move |token, decision| reply.send((token, decision)).unwrap();
-        let dispatch = Dispatch::new(Box::new(handler), 1, LONG, reply).unwrap();
+        let dispatch = Dispatch::new(Box::new(handler), 1, LONG, Linger::new(SHORT / 1000), reply).unwrap();
         for (token, words) in [
             (1, Some("a constant")),
             (2, Some("a format")),

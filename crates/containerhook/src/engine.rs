@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,6 +32,7 @@ use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process};
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{Action, HoldId, Input, LifeId, Lifecycle, Token};
+use crate::linger::{self, Linger};
 use crate::marker::Marker;
 use crate::memory::Memory;
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
@@ -40,7 +42,7 @@ use crate::private_table;
 use crate::proc::HostProc;
 use crate::runtime::Search;
 use crate::seldom::Seldom;
-use crate::sys::{Bell, Poll};
+use crate::sys::{Bell, Poll, Ready};
 use crate::work::{Creation, Job, Outcome, Ward};
 
 /// Workers at once: each waits for one disk or one caller's memory.
@@ -72,6 +74,8 @@ enum Message {
 pub(crate) struct Mailbox {
     sender: Sender<Message>,
     bell: Bell,
+    /// The engine does not look into its inbox until the bell is rung.
+    sleeps: Arc<AtomicBool>,
 }
 
 impl Mailbox {
@@ -82,7 +86,11 @@ impl Mailbox {
     fn post(&self, message: Message) {
         // Where the engine has ended the message is dropped, and with it the channel that its answer would have come by.
         if self.sender.send(message).is_ok() {
-            self.bell.ring();
+            // Either this sees that the engine is about to sleep, or the engine sees the message before it does.
+            fence(Ordering::SeqCst);
+            if self.sleeps.load(Ordering::Relaxed) {
+                self.bell.ring();
+            }
         }
     }
 }
@@ -100,12 +108,14 @@ pub(crate) fn start(settings: Settings, handler: Box<dyn Handler>, log: Inlet) -
     let (sender, inbox) = mpsc::channel();
     let bell = Bell::new().map_err(|e| Error::os("cannot create an eventfd", e))?;
     let number = bell.as_fd().as_raw_fd();
-    let mailbox = Arc::new(Mailbox { sender: sender.clone(), bell });
+    let sleeps = Arc::new(AtomicBool::new(true));
+    let mailbox = Arc::new(Mailbox { sender: sender.clone(), bell, sleeps: Arc::clone(&sleeps) });
     let replies = Arc::clone(&mailbox);
     let reply = move |token, decision| replies.post(Message::Replied(token, decision));
     let deadlines = settings.deadlines.values().copied();
     let patience = deadlines.fold(settings.deadline, Duration::max);
-    let dispatch = Arc::new(Dispatch::new(handler, settings.max_handlers, patience, reply)?);
+    let dispatch =
+        Arc::new(Dispatch::new(handler, settings.max_handlers, patience, linger_of(&settings), reply)?);
     let (ready, started) = mpsc::sync_channel(1);
     let share = Arc::clone(&dispatch);
     let thread = thread::Builder::new()
@@ -116,7 +126,8 @@ pub(crate) fn start(settings: Settings, handler: Box<dyn Handler>, log: Inlet) -
                 private_table::enter(number)
                     .map_err(|e| Error::os("cannot give the engine a descriptor table of its own", e))?;
                 let bell = Bell::adopt(private_table::adopt(number));
-                Engine::new(settings, share, log, sender, inbox, bell)
+                let bell = Mailbox { sender, bell, sleeps };
+                Engine::new(settings, share, log, bell, inbox)
             };
             match run() {
                 Ok(mut engine) => {
@@ -152,6 +163,12 @@ impl Handle {
     }
 }
 
+/// Awake waits take the processor from nobody only where there is another.
+fn linger_of(settings: &Settings) -> Linger {
+    let several = thread::available_parallelism().is_ok_and(|count| count.get() > 1);
+    Linger::new(if several { settings.busy_wait } else { Duration::ZERO })
+}
+
 const GROUP: u64 = 0;
 const EXITS: u64 = 1;
 const BELL: u64 = 2;
@@ -162,6 +179,9 @@ struct Engine {
     poll: Poll,
     bell: Arc<Mailbox>,
     inbox: Receiver<Message>,
+    /// A message that was found before this thread slept.
+    found: Option<Message>,
+    linger: Linger,
     /// Where the host's processes are seen.
     proc: HostProc,
     capture: Capture,
@@ -256,7 +276,7 @@ impl Engine {
                 self.unwatched.first().map(|_| self.watch_again_at),
             ];
             let due = due.into_iter().flatten().min();
-            let only_rung = self.poll.wait(due) == Some(BELL);
+            let only_rung = self.wait(due) == Ready::Only(BELL);
             let (mut at, mut time) = (Instant::now(), SystemTime::now());
             // Where only the bell is rung, there was no event and no end when this thread woke.
             if !only_rung || due.is_some_and(|due| due <= at) {
@@ -287,8 +307,7 @@ impl Engine {
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
                 self.ended(process, status, time);
             }
-            self.bell.bell.silence();
-            while let Ok(message) = self.inbox.try_recv() {
+            while let Some(message) = self.found.take().or_else(|| self.inbox.try_recv().ok()) {
                 self.message(message);
             }
             for event in events.drain(..) {
@@ -300,6 +319,44 @@ impl Engine {
             self.lifecycle.tick(now, &mut self.actions);
             self.act();
         }
+    }
+
+    /// Waits for something to do; awake at first, where something is held that should go on soon.
+    fn wait(&mut self, due: Option<Instant>) -> Ready {
+        let begin = Instant::now();
+        let holds = !self.holds.is_empty();
+        let awake = if holds { self.linger.awake() } else { Duration::ZERO };
+        let look = || match self.poll.look() {
+            Ready::Nothing => {
+                self.found = self.inbox.try_recv().ok();
+                self.found.as_ref().map(|_| Ready::Only(BELL))
+            }
+            ready => Some(ready),
+        };
+        let ready = linger::look(awake, look).unwrap_or_else(|| self.sleep(due));
+        if holds {
+            self.linger.came_after(begin.elapsed());
+        }
+        if matches!(ready, Ready::Only(BELL) | Ready::Several) && self.found.is_none() {
+            self.bell.bell.silence();
+        }
+        ready
+    }
+
+    fn sleep(&mut self, due: Option<Instant>) -> Ready {
+        self.bell.sleeps.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.found = self.inbox.try_recv().ok();
+        let ready = match self.found {
+            None => self.poll.wait(due),
+            // However many messages there are, what the kernel holds has its turn.
+            Some(_) => match self.poll.look() {
+                Ready::Nothing => Ready::Only(BELL),
+                ready => ready,
+            },
+        };
+        self.bell.sleeps.store(false, Ordering::Relaxed);
+        ready
     }
 
     fn apply(&mut self, input: Input) {

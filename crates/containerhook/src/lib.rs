@@ -81,6 +81,7 @@ mod exit;
 mod guardian;
 mod handler;
 mod lifecycle;
+mod linger;
 #[allow(dead_code, reason = "for listeners in another pid namespace, which the engine does not serve yet")]
 mod lookup;
 mod marker;

@@ -22,6 +22,12 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
 /// The deadline of an event that none is set for.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a thread waits awake by default: see [`Builder::busy_wait`].
+const DEFAULT_BUSY_WAIT: Duration = Duration::from_micros(50);
+
+/// More would take the processor for longer than a wake-up ever does.
+const MAX_BUSY_WAIT: Duration = Duration::from_millis(1);
+
 /// What becomes of a held container whose handler has not answered by the deadline, or has panicked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -84,6 +90,7 @@ pub(crate) struct Settings {
     pub(crate) deadline: Duration,
     pub(crate) on_timeout: OnTimeout,
     pub(crate) max_handlers: usize,
+    pub(crate) busy_wait: Duration,
     pub(crate) capture_backend: CaptureBackend,
     pub(crate) exit_backend: ExitBackend,
     pub(crate) existing: bool,
@@ -128,6 +135,7 @@ impl Default for Builder {
                 deadline: DEFAULT_DEADLINE,
                 on_timeout: OnTimeout::Allow,
                 max_handlers: 64,
+                busy_wait: DEFAULT_BUSY_WAIT,
                 capture_backend: CaptureBackend::Auto,
                 exit_backend: ExitBackend::Auto,
                 existing: false,
@@ -191,6 +199,15 @@ impl Builder {
     /// Of four, one is never at a rootless container: who is not root cannot keep root's containers waiting.
     pub fn max_handlers(mut self, count: usize) -> Self {
         self.settings.max_handlers = count;
+        self
+    }
+
+    /// How long a thread that a held container needs next may wait awake before it sleeps: being woken takes a thread longer
+    /// than most of what is done for a container. The default is 50 µs, the most 1 ms; zero is never, and it is never where
+    /// there is one processor only. After a few waits in a row that took longer none is
+    /// awake until one is shorter, and none is where nothing goes on: a slow handler, or a quiet host, costs nothing.
+    pub fn busy_wait(mut self, most: Duration) -> Self {
+        self.settings.busy_wait = most.min(MAX_BUSY_WAIT);
         self
     }
 

@@ -7,6 +7,8 @@
 //! One thread more than the bound waits: a thread must be there to take a job when another is found to be stuck, for
 //! whoever finds it may not start one.
 //!
+//! A thread that has done its job waits awake for a moment before it sleeps, one at a time: see `linger.rs`.
+//!
 //! Both kinds of threads beside the engine's are pools: *workers*, which do for the engine what may wait for a disk or
 //! for another process's memory, and *handlers*, which run the user's code. A new thread is started by a thread of the
 //! same pool (the first by the pool's maker), and so shares its descriptor table: see `private_table.rs`.
@@ -14,9 +16,12 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::linger::{self, Linger};
 
 /// How long a thread that is not the last idle one waits for work before it ends.
 const LINGER: Duration = Duration::from_secs(5);
@@ -59,6 +64,8 @@ struct Shared<J> {
     /// Is told which job is stuck by the pool's patience.
     stuck: Box<dyn Fn(JobNo) + Send + Sync>,
     state: Mutex<State<J>>,
+    /// Grows when the thread that waits awake is called.
+    called: AtomicU64,
     /// Where idle threads wait for a job.
     work: Condvar,
     /// Where the idle thread waits that looks after the running jobs.
@@ -71,6 +78,11 @@ struct State<J> {
     /// Those of the jobs that were given up.
     late: HashSet<JobNo>,
     idle: usize,
+    /// A thread waits awake.
+    awake: bool,
+    linger: Linger,
+    /// When the last job ended, if none has come since.
+    ended: Option<Instant>,
     /// One of the idle will look at the running jobs before the pool's patience is over.
     looking: bool,
     /// Jobs at which a thread is and that are not stuck, with when they began.
@@ -92,6 +104,7 @@ impl<J: Send + 'static> Pool<J> {
         name: &'static str,
         bound: usize,
         patience: Duration,
+        linger: Linger,
         run: impl Fn(JobNo, J) + Send + Sync + 'static,
         stuck: impl Fn(JobNo) + Send + Sync + 'static,
     ) -> io::Result<Self> {
@@ -100,6 +113,9 @@ impl<J: Send + 'static> Pool<J> {
             last: 0,
             late: HashSet::new(),
             idle: 0,
+            awake: false,
+            linger,
+            ended: None,
             looking: false,
             running: BTreeMap::new(),
             stuck: 0,
@@ -112,6 +128,7 @@ impl<J: Send + 'static> Pool<J> {
             run: Box::new(run),
             stuck: Box::new(stuck),
             state: Mutex::new(state),
+            called: AtomicU64::new(0),
             work: Condvar::new(),
             look: Condvar::new(),
         });
@@ -132,6 +149,9 @@ impl<J: Send + 'static> Pool<J> {
         state.last += 1;
         let no = state.last;
         state.jobs.push_back((no, job));
+        if let Some(ended) = state.ended.take() {
+            state.linger.came_after(ended.elapsed());
+        }
         no
     }
 
@@ -172,6 +192,7 @@ impl<J> Drop for Pool<J> {
         state.closed = true;
         let dropped = std::mem::take(&mut state.jobs);
         drop(state);
+        self.shared.called.fetch_add(1, Ordering::Relaxed);
         self.shared.work.notify_all();
         self.shared.look.notify_all();
         drop(dropped);
@@ -184,11 +205,14 @@ impl<J> Shared<J> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes one of the idle: the one that looks after the others' jobs only where there is no other.
+    /// Calls the one that waits awake, or wakes one of the idle: the one that looks after the others' jobs only where there is no other.
     fn wake(&self, state: MutexGuard<'_, State<J>>) {
-        let only_looks = state.looking && state.idle == 1;
+        let (awake, only_looks) = (state.awake, state.looking && state.idle == 1);
         drop(state);
-        if only_looks {
+        if awake {
+            // It looks into the queue before it sleeps, whether it sees this or not.
+            self.called.fetch_add(1, Ordering::Relaxed);
+        } else if only_looks {
             self.look.notify_one();
         } else {
             self.work.notify_one();
@@ -217,7 +241,10 @@ impl<J: Send + 'static> Shared<J> {
                 state.running.insert(no, Instant::now());
                 // Before this thread is away at its job, see that another waits.
                 (idle_since, woken) = (None, false);
-                if state.idle == 0 {
+                if state.awake {
+                    // It looks after what runs, and what waits, when it has been awake for long enough.
+                    drop(state);
+                } else if state.idle == 0 {
                     drop(state);
                     // Where the limit of threads is reached, the next job waits for one of those that are there.
                     let _ = Self::spawn(shared);
@@ -234,6 +261,15 @@ impl<J: Send + 'static> Shared<J> {
                 state = shared.lock();
                 if state.running.remove(&no).is_none() {
                     state.stuck -= 1;
+                }
+                if state.jobs.is_empty() && !state.awake && !state.closed {
+                    state.awake = true;
+                    state.ended = Some(Instant::now());
+                    let (before, awake) = (shared.called.load(Ordering::Relaxed), state.linger.awake());
+                    drop(state);
+                    linger::look(awake, || (shared.called.load(Ordering::Relaxed) != before).then_some(()));
+                    state = shared.lock();
+                    state.awake = false;
                 }
                 continue;
             }
@@ -321,6 +357,7 @@ mod tests {
             "test",
             bound,
             patience,
+            Linger::new(SHORT / 1000),
             move |_, n: u32| {
                 at.send(n).unwrap();
                 let _ = gate.lock().unwrap().recv();
@@ -424,6 +461,7 @@ mod tests {
             "test",
             1,
             LONG,
+            Linger::new(SHORT / 1000),
             move |_, n: u32| {
                 at.send(n).unwrap();
                 assert_ne!(n, 0, "on purpose");
@@ -451,7 +489,7 @@ mod tests {
         let run = move |_, _: Told| {
             let _ = gate.lock().unwrap().recv();
         };
-        let pool = Pool::new("test", 1, LONG, run, |_| ()).unwrap();
+        let pool = Pool::new("test", 1, LONG, Linger::new(SHORT / 1000), run, |_| ()).unwrap();
         pool.submit(Told(dropped.clone()));
         pool.submit(Told(dropped));
         drop(pool);

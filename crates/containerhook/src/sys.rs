@@ -45,6 +45,15 @@ impl AsFd for Bell {
     }
 }
 
+/// What can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    Nothing,
+    /// By its token.
+    Only(u64),
+    Several,
+}
+
 /// An epoll instance that only wakes: whoever wakes looks at everything.
 pub(crate) struct Poll(OwnedFd);
 
@@ -70,20 +79,32 @@ impl Poll {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Waits until something is readable, or until `due`. Without a moment that is due no timer runs. Returns the token of
-    /// what is readable, where that is one thing and no other.
-    pub(crate) fn wait(&self, due: Option<Instant>) -> Option<u64> {
+    /// Waits until something is readable, or until `due`. Without a moment that is due no timer runs.
+    pub(crate) fn wait(&self, due: Option<Instant>) -> Ready {
         let timeout = due.map_or(-1, |due| {
             let left = due.saturating_duration_since(Instant::now());
             // Rounded up: waking a moment early would be a turn for nothing.
             i32::try_from((left + Duration::from_micros(999)).as_millis()).unwrap_or(i32::MAX)
         });
+        self.ready(timeout)
+    }
+
+    /// What is readable now.
+    pub(crate) fn look(&self) -> Ready {
+        self.ready(0)
+    }
+
+    fn ready(&self, timeout: i32) -> Ready {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
         // SAFETY: the array is writable for the count that is given. An interruption is a turn for nothing.
         let count = unsafe {
             libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout)
         };
         let first = events[0];
-        (count == 1).then_some(first.u64)
+        match count {
+            1 => Ready::Only(first.u64),
+            2.. => Ready::Several,
+            _ => Ready::Nothing,
+        }
     }
 }

@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use fanotify::{Class, Group};
 
 use super::{
     BELL, EXECS, EXITS, Engine, GROUP, Mailbox, Message, PATIENCE, WORKERS, WORKERS_FOR_ANYBODY, Workers,
+    linger_of,
 };
 use crate::bpf::Loader;
 use crate::capture::{Capture, Reader};
@@ -26,7 +27,7 @@ use crate::outlet::Inlet;
 use crate::pool::Pool;
 use crate::proc::HostProc;
 use crate::runtime::Search;
-use crate::sys::{Bell, Poll};
+use crate::sys::Poll;
 use crate::work::{Ward, Worker};
 
 /// The moment now, in the unit of processes' start times.
@@ -52,9 +53,8 @@ impl Engine {
         settings: Settings,
         dispatch: Arc<Dispatch>,
         log: Inlet,
-        sender: Sender<Message>,
+        mailbox: Mailbox,
         inbox: Receiver<Message>,
-        bell: Bell,
     ) -> Result<Engine, Error> {
         // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
         let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
@@ -85,7 +85,7 @@ impl Engine {
         };
         watch(group.as_fd(), GROUP)?;
         watch(exits.fd(), EXITS)?;
-        watch(bell.as_fd(), BELL)?;
+        watch(mailbox.bell.as_fd(), BELL)?;
         if let Some(exec_watch) = &exec_watch {
             watch(exec_watch.fd(), EXECS)?;
         }
@@ -93,7 +93,8 @@ impl Engine {
             .host_namespace("user")
             .or_else(|_| proc.namespace(proc.own_pid(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
-        let mailbox = Arc::new(Mailbox { sender, bell });
+        let mailbox = Arc::new(mailbox);
+        let linger = linger_of(&settings);
         let pool = |name, ward, most| {
             let worker = Worker { group: Arc::downgrade(&group), user_ns, reader: reader.clone() };
             let post = Arc::clone(&mailbox);
@@ -103,7 +104,7 @@ impl Engine {
                 }
             };
             // A worker that waits for a dead disk must not take another's place for longer than what it reads is held.
-            Pool::new(name, most, PATIENCE, work, |_| ())
+            Pool::new(name, most, PATIENCE, linger, work, |_| ())
                 .map_err(|e| Error::os("cannot start a worker's thread", e))
         };
         let workers = Workers {
@@ -134,6 +135,8 @@ impl Engine {
             poll,
             bell: mailbox,
             inbox,
+            found: None,
+            linger,
             proc,
             capture,
             may_replace_capture: settings.capture_backend == CaptureBackend::Auto,
