@@ -9,14 +9,10 @@
 //! This code may block on a disk, holds descriptors and therefore runs on the engine's workers only.
 
 use crate::bundle::Caller;
-#[cfg(test)]
-use crate::bundle::sys;
 use crate::bundle::sys::Stat;
 use crate::config::Outline;
 use access::Access;
 use std::io;
-#[cfg(test)]
-use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,10 +20,6 @@ use tree::{Found, Tree, Way};
 
 mod access;
 mod tree;
-
-/// As much of a script's first line as the kernel reads (`BINPRM_BUF_SIZE`).
-#[cfg(test)]
-const FIRST_LINE: u64 = 256;
 
 /// The file a container will execute first.
 #[derive(Debug)]
@@ -42,10 +34,6 @@ pub(crate) struct Entrypoint {
     pub(crate) inode: (u64, u64),
     /// Where the container will see it, without links.
     pub(crate) path: PathBuf,
-    /// The interpreter of a `#!` script, as the script names it. The script itself is executed first: its inode is
-    /// the one to mark. Nothing but tests asks for it, and so it is read for nobody else.
-    #[cfg(test)]
-    pub(crate) interpreter: Option<PathBuf>,
 }
 
 /// Why the entrypoint is not known beforehand.
@@ -150,13 +138,7 @@ fn find(tree: &Tree<'_>, outline: &Outline) -> Result<Entrypoint, Unresolved> {
     } else {
         search(tree, &cwd, path, command, &Access::of(outline))?
     };
-    Ok(Entrypoint {
-        inode: found.stat.inode(),
-        path: found.path,
-        #[cfg(test)]
-        interpreter: interpreter(&found.file).unwrap_or_default(),
-        file: found.file,
-    })
+    Ok(Entrypoint { inode: found.stat.inode(), path: found.path, file: found.file })
 }
 
 fn regular(found: Found) -> Result<Found, Unresolved> {
@@ -190,22 +172,6 @@ fn search(tree: &Tree<'_>, cwd: &Way, path: &str, name: &str, access: &Access) -
         }
     }
     Err(Unresolved::NotInPath { name: name.to_owned() })
-}
-
-/// The interpreter that a script's first line names.
-#[cfg(test)]
-fn interpreter(file: &OwnedFd) -> io::Result<Option<PathBuf>> {
-    let mut line = Vec::new();
-    sys::reopen(file.as_fd())?.take(FIRST_LINE).read_to_end(&mut line)?;
-    Ok(parse_interpreter(&line))
-}
-
-#[cfg(test)]
-fn parse_interpreter(line: &[u8]) -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-    let line = line.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let path = line.trim_ascii().split(|byte| matches!(byte, b' ' | b'\t' | 0)).next()?;
-    (!path.is_empty()).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
 }
 
 #[cfg(test)]

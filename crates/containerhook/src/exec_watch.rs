@@ -153,7 +153,7 @@ impl ExecWatch {
 
     /// Attaches to the exec tracepoint.
     pub(crate) fn open_for(bpf: &mut Loader, proc: &HostProc) -> Result<ExecWatch, Refused> {
-        let program = bpf.twins(c"sched_process_exec", "exec")?;
+        let (program, attached) = bpf.attached_twins(c"sched_process_exec", "exec")?;
         Ok(ExecWatch {
             ring: bpf.ring("execs")?,
             untold: bpf.array("untold")?,
@@ -167,7 +167,7 @@ impl ExecWatch {
             proc: proc.clone(),
             clock: Clock::new(),
             may_signal: Privileges::effective().is_ok_and(|effective| effective.has(Privilege::CapKill)),
-            _attached: program.attach()?,
+            _attached: attached,
             program,
         })
     }

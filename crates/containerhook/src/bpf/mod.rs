@@ -169,13 +169,35 @@ impl Loader {
         RingBuf::try_from(map).map_err(|error| Refused::new(name, &error))
     }
 
-    /// Loads the twin programs of a part for a tracepoint: the `tp_btf` ones, or where the kernel refuses those, the
-    /// `raw_tp` ones that do the same.
+    /// Loads the twin programs of a part for a tracepoint, and attaches them: the `tp_btf` ones, or where the kernel refuses
+    /// those, the `raw_tp` ones that do the same.
+    pub(crate) fn attached_twins(
+        &mut self,
+        tracepoint: &'static CStr,
+        part: &str,
+    ) -> Result<(Twins, [Attached; 2]), Refused> {
+        self.twins_that(tracepoint, part, Twins::attach)
+    }
+
+    /// Loads them, for later.
+    ///
+    /// After this the next attachment waits for the kernel, some 10 ms, whatever its tracepoint is: what is to be attached
+    /// at once should be so before.
     pub(crate) fn twins(&mut self, tracepoint: &'static CStr, part: &str) -> Result<Twins, Refused> {
+        // Some kernels load a `tp_btf` program and refuse to attach it.
+        self.twins_that(tracepoint, part, |twins| twins.first.attach().map(drop)).map(|(twins, ())| twins)
+    }
+
+    fn twins_that<T>(
+        &mut self,
+        tracepoint: &'static CStr,
+        part: &str,
+        attach: impl Fn(&Twins) -> Result<T, Refused>,
+    ) -> Result<(Twins, T), Refused> {
         let open = self.open()?;
         let load = |kind: &str| {
             let load = |name: String| open.program(kind, tracepoint, name);
-            // The verifier takes its time (the exec program's on 6.18: 50 ms), and each processor has its own.
+            // The verifier takes its time (the exec program's on 6.18: 20 ms), and each processor has its own.
             let (first, second) = thread::scope(|scope| {
                 let second = scope.spawn(|| load(format!("{part}_{kind}_twin")));
                 let first = load(format!("{part}_{kind}"));
@@ -184,10 +206,9 @@ impl Loader {
                     second.join().unwrap_or_else(|_| Err(Refused("loading a program panicked".to_owned()))),
                 )
             });
-            let (first, second) = (first?, second?);
-            // Some kernels load a `tp_btf` program and refuse to attach it.
-            first.attach()?;
-            Ok(Twins { first, second, missed: [0; 2] })
+            let twins = Twins { first: first?, second: second?, missed: [0; 2] };
+            let attached = attach(&twins)?;
+            Ok((twins, attached))
         };
         load("btf")
             .or_else(|first: Refused| load("raw").map_err(|second| Refused(format!("{first}; {second}"))))

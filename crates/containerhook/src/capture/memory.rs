@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fanotify::InodeId;
 
-use super::{CaptureError, ExecRecord};
+use super::CaptureError;
 use crate::proc::{HostProc, TaskFacts, read_small};
 
 /// What the kernel takes at the most for arguments and environment together: three quarters of `_STK_LIM`
@@ -27,40 +27,30 @@ pub(super) fn task(proc: &HostProc, tid: i32) -> Result<TaskFacts, CaptureError>
     proc.task_facts(tid).map_err(|e| gone_or("cannot read the caller's status", e))
 }
 
-pub(super) fn capture(proc: &HostProc, task: &TaskFacts) -> Result<ExecRecord, CaptureError> {
-    let (path, argv) = arguments(proc, task.tid)?;
-    Ok(ExecRecord { path, ..rest(proc, task, argv)? })
-}
-
-/// What is to be had beside the arguments.
-pub(super) fn rest(
+/// Who a task is and what it was given, from what its process has become.
+///
+/// # Errors
+/// [`CaptureError::Gone`] where it has become nothing that executes `inode`, after a moment.
+pub(super) fn passed(
     proc: &HostProc,
-    task: &TaskFacts,
-    argv: Vec<OsString>,
-) -> Result<ExecRecord, CaptureError> {
-    let root = open_link(proc, task.tid, "root")?;
-    let cwd = open_link(proc, task.tid, "cwd")?;
-    Ok(ExecRecord { task: task.clone(), path: OsString::new(), argv, root, cwd, knows_cwd: true })
-}
-
-pub(super) fn passed(proc: &HostProc, tid: i32, inode: Option<InodeId>) -> Result<ExecRecord, CaptureError> {
+    tid: i32,
+    inode: InodeId,
+) -> Result<(TaskFacts, Vec<OsString>), CaptureError> {
     let started = Instant::now();
     // /proc/<pid>/exe is another file once the exec is done; of a process that has become something else since, the
     // arguments are another's.
     let is_it = || {
         let exe = File::options().read(true).custom_flags(libc::O_PATH).open(proc.path(tid, "exe"));
-        exe.and_then(|exe| InodeId::of(&exe)).map(|found| Some(found) == inode)
+        exe.and_then(|exe| InodeId::of(&exe)).map(|found| found == inode)
     };
     while !is_it().map_err(|e| gone_or("cannot read which file the task executes", e))? {
-        if inode.is_none() || started.elapsed() > Duration::from_millis(200) {
+        if started.elapsed() > Duration::from_millis(200) {
             return Err(CaptureError::Gone);
         }
         std::thread::sleep(Duration::from_micros(200));
     }
     let argv = command_line(proc, tid)?;
-    let task = task(proc, tid)?;
-    let (root, cwd) = (open_link(proc, tid, "root")?, open_link(proc, tid, "cwd")?);
-    Ok(ExecRecord { task, path: OsString::new(), argv, root, cwd, knows_cwd: true })
+    Ok((task(proc, tid)?, argv))
 }
 
 pub(super) fn command_line(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
@@ -70,11 +60,10 @@ pub(super) fn command_line(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, C
     Ok(line.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
 }
 
-pub(super) fn arguments(proc: &HostProc, tid: i32) -> Result<(OsString, Vec<OsString>), CaptureError> {
+pub(super) fn arguments(proc: &HostProc, tid: i32) -> Result<Vec<OsString>, CaptureError> {
     let call = held_call(proc, tid)?;
     let Some(layout) = layout(call.number) else { return Err(CaptureError::NotExec(call.number)) };
     let mut memory = Memory::open(proc, tid)?;
-    let path = memory.string(call.arguments[layout.path])?;
     let mut argv = Vec::new();
     let mut left = MOST_BYTES;
     let mut pointers = [0u8; 64 * 8];
@@ -103,22 +92,21 @@ pub(super) fn arguments(proc: &HostProc, tid: i32) -> Result<(OsString, Vec<OsSt
         }
         at = at.wrapping_add((got - got % layout.pointer) as u64);
     }
-    Ok((path, argv))
+    Ok(argv)
 }
 
-/// Where a system call of the execve kind has its path and its arguments, and how wide its pointers are.
+/// Where a system call of the execve kind has its arguments, and how wide its pointers are.
 struct Layout {
-    path: usize,
     argv: usize,
     pointer: usize,
 }
 
 const fn execve(pointer: usize) -> Option<Layout> {
-    Some(Layout { path: 0, argv: 1, pointer })
+    Some(Layout { argv: 1, pointer })
 }
 
 const fn execveat(pointer: usize) -> Option<Layout> {
-    Some(Layout { path: 1, argv: 2, pointer })
+    Some(Layout { argv: 2, pointer })
 }
 
 /// A task held at an exec is in execve or execveat: the number says which, and of which word size, without a doubt.

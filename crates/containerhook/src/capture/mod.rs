@@ -37,12 +37,6 @@ pub(crate) fn tracepoint(proc: &HostProc, host_root: &Path) -> Result<(), Refuse
 pub(crate) struct ExecRecord {
     /// The executing task and its process.
     pub(crate) task: TaskFacts,
-    /// The path as it was given to execve; empty for `execveat(fd, "", …, AT_EMPTY_PATH)`.
-    #[cfg_attr(
-        not(test),
-        allow(dead_code, reason = "the way of execution is told by debug logs and tests only")
-    )]
-    pub(crate) path: OsString,
     /// The arguments, with argument 0.
     pub(crate) argv: Vec<OsString>,
     /// The caller's root folder, `O_PATH`.
@@ -118,33 +112,47 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads an execution that is held. It may wait for the caller's pages to come from its disk.
     pub(crate) fn capture(&self, sighting: &Sighting, task: &TaskFacts) -> Result<ExecRecord, CaptureError> {
-        match &sighting.traced {
-            None => memory::capture(&self.proc, task),
-            Some(traced) => {
-                let argv = self.traced_arguments(sighting.tid, traced)?;
-                self.record(task, traced, argv)
-            }
-        }
+        let argv = self.arguments(sighting)?;
+        self.rest(sighting, task, argv)
     }
 
-    /// The rest of an execution that is held, of which the [`arguments`](Self::arguments) are read.
+    /// The rest of an execution, of which the [`arguments`](Self::arguments) are read: the caller's own root and working
+    /// directory.
+    ///
+    /// Of one that is read by what was noted of it, not more is asked than is permitted: the host's root, where that is the
+    /// caller's, and no working directory.
     pub(crate) fn rest(
         &self,
         sighting: &Sighting,
         task: &TaskFacts,
         argv: Vec<OsString>,
     ) -> Result<ExecRecord, CaptureError> {
-        match &sighting.traced {
-            None => memory::rest(&self.proc, task, argv),
-            Some(traced) => self.record(task, traced, argv),
-        }
+        let (tid, traced) = (task.tid, sighting.traced.as_deref());
+        let root = memory::open_link(&self.proc, tid, "root").or_else(|error| {
+            if !traced.is_some_and(|traced| traced.found.in_host_root) {
+                return Err(error);
+            }
+            let root = open_path(&self.host_root, libc::O_DIRECTORY);
+            root.map_err(|error| CaptureError::Io("cannot open the host's root", error))
+        })?;
+        let (cwd, knows_cwd) = match memory::open_link(&self.proc, tid, "cwd") {
+            Ok(cwd) => (cwd, true),
+            Err(error) if traced.is_none() => return Err(error),
+            // No path leads anywhere from a file: a wrong one would be worse than none.
+            Err(_) => {
+                let file = open_path(&self.proc.path(tid, "status"), 0);
+                (file.map_err(|e| memory::gone_or("cannot read the caller's status", e))?, false)
+            }
+        };
+        Ok(ExecRecord { task: task.clone(), argv, root, cwd, knows_cwd })
     }
 
     /// Reads an execution that was not held (no descriptor was left), from what the process has become.
     ///
     /// It waits a moment for the exec to be done: until then the process is still its caller.
     pub(crate) fn passed(&self, tid: i32, inode: InodeId) -> Result<ExecRecord, CaptureError> {
-        memory::passed(&self.proc, tid, Some(inode))
+        let (task, argv) = memory::passed(&self.proc, tid, inode)?;
+        self.rest(&tid.into(), &task, argv)
     }
 
     /// Reads an execution that has been let go on, from the command line that comes in place of the one `before`.
@@ -154,12 +162,14 @@ impl Reader {
         task: &TaskFacts,
         before: &[OsString],
     ) -> Result<ExecRecord, CaptureError> {
-        let Some(traced) = &sighting.traced else { return Err(CaptureError::Gone) };
+        if sighting.traced.is_none() {
+            return Err(CaptureError::Gone);
+        }
         let started = Instant::now();
         loop {
             let argv = memory::command_line(&self.proc, sighting.tid)?;
             if argv != before && !argv.iter().all(|word| word.is_empty()) {
-                return self.record(task, traced, argv);
+                return self.rest(sighting, task, argv);
             }
             if started.elapsed() > Duration::from_millis(500) {
                 return Err(CaptureError::Gone);
@@ -171,7 +181,7 @@ impl Reader {
     /// Reads the arguments only.
     pub(crate) fn arguments(&self, sighting: &Sighting) -> Result<Vec<OsString>, CaptureError> {
         match &sighting.traced {
-            None => memory::arguments(&self.proc, sighting.tid).map(|(_, argv)| argv),
+            None => memory::arguments(&self.proc, sighting.tid),
             Some(traced) => self.traced_arguments(sighting.tid, traced),
         }
     }
@@ -193,38 +203,11 @@ impl Reader {
 
     fn traced_arguments(&self, tid: i32, traced: &Traced) -> Result<Vec<OsString>, CaptureError> {
         traced.argv.clone().or_else(|gap| {
-            let memory = memory::arguments(&self.proc, tid);
-            memory.map(|(_, argv)| argv).map_err(|error| match error {
+            memory::arguments(&self.proc, tid).map_err(|error| match error {
                 CaptureError::Gone => CaptureError::Gone,
                 error => CaptureError::Gap(gap, Box::new(error)),
             })
         })
-    }
-
-    /// With what is permitted: the caller's own root where it may be opened, the host's where that is the caller's.
-    fn record(
-        &self,
-        task: &TaskFacts,
-        traced: &Traced,
-        argv: Vec<OsString>,
-    ) -> Result<ExecRecord, CaptureError> {
-        let tid = task.tid;
-        let root = memory::open_link(&self.proc, tid, "root").or_else(|error| {
-            if !traced.found.in_host_root {
-                return Err(error);
-            }
-            let root = open_path(&self.host_root, libc::O_DIRECTORY);
-            root.map_err(|error| CaptureError::Io("cannot open the host's root", error))
-        })?;
-        let (cwd, knows_cwd) = match memory::open_link(&self.proc, tid, "cwd") {
-            Ok(cwd) => (cwd, true),
-            // No path leads anywhere from a file: a wrong one would be worse than none.
-            Err(_) => {
-                let file = open_path(&self.proc.path(tid, "status"), 0);
-                (file.map_err(|e| memory::gone_or("cannot read the caller's status", e))?, false)
-            }
-        };
-        Ok(ExecRecord { task: task.clone(), path: OsString::new(), argv, root, cwd, knows_cwd })
     }
 }
 

@@ -66,9 +66,8 @@ pub(super) struct Records {
 impl Records {
     /// With a warning where it will not be known whom the kernel killed for want of memory.
     pub(super) fn open(bpf: &mut Loader) -> Result<(Records, Option<String>), Refused> {
-        let program = bpf.twins(c"sched_process_exit", "exit")?;
-        let attached = program.attach()?;
-        let victims = bpf.twins(c"mark_victim", "victim").and_then(|program| program.attach());
+        let (program, attached) = bpf.attached_twins(c"sched_process_exit", "exit")?;
+        let victims = bpf.attached_twins(c"mark_victim", "victim").map(|(_, attached)| attached);
         let (victims, warning) = match victims {
             Ok(victims) => (Some(victims), None),
             Err(refused) => {

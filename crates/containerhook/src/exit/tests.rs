@@ -161,7 +161,8 @@ const CORE_DIR: &std::ffi::CStr = c"/tmp";
 
 /// The leader leaves at once with 3; the other thread waits, and then ends the process (at least 0) or only itself.
 fn act_leader_leaves(code: i32) -> ! {
-    extern "C" fn other(code: *mut libc::c_void) -> *mut libc::c_void {
+    const STACK: usize = 64 << 10;
+    extern "C" fn other(code: *mut libc::c_void) -> i32 {
         let code = code as isize as i32;
         wait_for_go();
         if code >= 0 {
@@ -169,12 +170,23 @@ fn act_leader_leaves(code: i32) -> ! {
         }
         // SAFETY: ends this thread.
         unsafe { libc::syscall(libc::SYS_exit, -code) };
-        std::ptr::null_mut()
+        0
     }
-    let mut thread = 0;
-    // SAFETY: `thread` is writable, `other` takes an integer; SYS_exit ends only the calling thread.
+    let thread =
+        libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // By the system calls alone: this process was forked while other threads held locks, those of malloc and of
+    // pthread_create among them.
+    // SAFETY: the mapping is the new thread's stack and nobody else's; `other` takes an integer, and has the thread-local
+    // storage of the leader, who does not come back from SYS_exit.
     unsafe {
-        libc::pthread_create(&raw mut thread, std::ptr::null(), other, code as isize as *mut libc::c_void);
+        let stack = libc::mmap(std::ptr::null_mut(), STACK, libc::PROT_READ | libc::PROT_WRITE, kind, -1, 0);
+        if stack == libc::MAP_FAILED {
+            exit_group(99);
+        }
+        if libc::clone(other, stack.byte_add(STACK), thread, code as isize as *mut libc::c_void) < 0 {
+            exit_group(98);
+        }
         libc::syscall(libc::SYS_exit, 3);
     }
     loop {
