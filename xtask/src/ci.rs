@@ -11,7 +11,7 @@ use crate::test::{Tally, Test};
 use crate::vm::Vm;
 use crate::{bpf, cargo, install, say};
 
-/// Formatting, clippy, docs, dependencies, the BPF object, the benchmarks' running, and all tests
+/// Formatting, clippy, docs, dependencies, the BPF object, the demo, the benchmarks' running, kernels, and all tests
 ///
 /// Goes on after a failure, so that one run tells all of them. Ends with the line `N passed, N failed, N skipped`, in
 /// which each check counts as one test.
@@ -31,7 +31,7 @@ enum Check {
 
 impl Ci {
     pub(crate) fn run(&self) -> Result<()> {
-        let checks: [Named; 7] = [
+        let checks: [Named; 8] = [
             ("formatting", || run(cargo().args(["fmt", "--all", "--check"]), "cargo fmt")),
             ("clippy", || {
                 let options = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
@@ -55,6 +55,7 @@ impl Ci {
                 install::packages(install::BPF)?;
                 bpf::run(true).map(|()| Check::Passed)
             }),
+            ("the demo of the README", demo),
             ("benchmarks: they run and print", || Bench::to_see_that_it_runs().run().map(|()| Check::Passed)),
         ];
         let mut tally = Tally::default();
@@ -129,6 +130,16 @@ impl Ci {
         }
         Ok(())
     }
+}
+
+/// In a process of its own: one that hangs is ended by its watchdog.
+fn demo() -> Result<Check> {
+    let xtask = std::env::current_exe().context("finding this program")?;
+    let status = Command::new(xtask).args(["demo", "--hold", "1"]).status().context("starting xtask demo")?;
+    if !status.success() {
+        bail!("cargo xtask demo ended with {status}: see its words above");
+    }
+    Ok(Check::Passed)
 }
 
 fn run(command: &mut Command, hint: &str) -> Result<Check> {

@@ -52,6 +52,22 @@ impl Qemu {
         Ok(qemu)
     }
 
+    /// Whether it starts here, without a machine: what it lacks is this host's doing, and no kernel's.
+    pub(super) fn try_out(&self) -> Result<()> {
+        let mut command = self.command(false);
+        command.args(["-machine", "none", "-nodefaults", "-display", "none", "-monitor", "stdio"]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.context("starting qemu by setpriv")?;
+        // One that has ended already says why itself.
+        let _ = child.stdin.take().context("qemu's input")?.write_all(b"quit\n");
+        let output = child.wait_with_output().context("waiting for qemu")?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            bail!("{} does not start: {}", self.program.display(), words.trim());
+        }
+        Ok(())
+    }
+
     /// The emulator with all but the guest, which ends with this process.
     fn command(&self, one_thread: bool) -> Command {
         let mut command = Command::new("setpriv");

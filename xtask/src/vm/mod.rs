@@ -150,6 +150,7 @@ impl Vm {
         }
         let host = Mirror::of_this_machine().and_then(|mirror| {
             let qemu = architecture.qemu(&folder, self.kvm)?;
+            qemu.try_out()?;
             let userland = architecture.userland(&mirror, &folder)?;
             let toolchain = architecture.toolchain(&mirror, &folder)?;
             Ok((mirror, qemu, userland, toolchain))
