@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use plotters::prelude::*;
 
+use crate::benchmarks::latency::COMPUTED;
+use crate::benchmarks::throughput::WATCHED;
 use crate::result::{Results, Row};
 
 const COLOURS: [RGBColor; 5] = [
@@ -20,26 +22,43 @@ type Line = (String, Vec<(f64, f64)>);
 
 pub(crate) fn all(results: &Results, docs: &Path) -> Result<()> {
     if let Some(found) = results.0.get("latency") {
-        let mut lines: Vec<Line> = Vec::new();
-        for row in found.rows.iter().filter(|row| row.arm == "containerhook") {
+        let (mut latency, mut computed): (Vec<Line>, Vec<Line>) = Default::default();
+        for row in &found.rows {
             let what = row.group.rsplit_once(", ").map_or(row.group.as_str(), |(what, _)| what);
-            add(&mut lines, what, row);
+            if what == COMPUTED {
+                add(&mut computed, &row.arm, row);
+            } else if row.arm == "containerhook" {
+                add(&mut latency, what, row);
+            }
         }
-        plot(&docs.join("benchmarks-latency.svg"), "Latency, median", "containers a second", "µs", &lines)?;
+        let across = "containers a second";
+        plot(&docs.join("benchmarks-latency.svg"), "Latency, median", across, "µs", &latency)?;
+        let title = "Processor time of the listener for one container";
+        plot(&docs.join("benchmarks-computed.svg"), title, across, "µs", &computed)?;
     }
     if let Some(found) = results.0.get("throughput") {
-        let (mut callers, mut watched): (Vec<Line>, Vec<Line>) = Default::default();
-        for row in &found.rows {
-            if row.arm.ends_with(" watched") {
-                add(&mut watched, "containerhook", row);
-            } else {
-                add(&mut callers, &row.arm, row);
-            }
+        let mut callers: Vec<Line> = Vec::new();
+        for row in found.rows.iter().filter(|row| !row.arm.ends_with(" watched")) {
+            add(&mut callers, &row.arm, row);
         }
         let file = docs.join("benchmarks-throughput.svg");
         plot(&file, "Creates held and answered", "callers at once", "a second", &callers)?;
-        let file = docs.join("benchmarks-watched.svg");
-        plot(&file, "Creates held and answered, 8 callers", "containers watched", "a second", &watched)?;
+        let files =
+            ["benchmarks-watched.svg", "benchmarks-watched-latency.svg", "benchmarks-watched-computed.svg"];
+        let titles = [
+            "Creates held and answered, 8 callers",
+            "One create, 1 caller",
+            "Processor time of the listener for one create",
+        ];
+        for (at, (group, unit)) in WATCHED.into_iter().enumerate() {
+            let mut watched: Vec<Line> = Vec::new();
+            let is_one = |row: &&Row| row.group == group && row.arm.ends_with(" watched");
+            for row in found.rows.iter().filter(is_one) {
+                add(&mut watched, "containerhook", row);
+            }
+            let unit = if unit == "/s" { "a second" } else { unit };
+            plot(&docs.join(files[at]), titles[at], "containers watched", unit, &watched)?;
+        }
     }
     Ok(())
 }
@@ -54,6 +73,9 @@ fn add(lines: &mut Vec<Line>, name: &str, row: &Row) {
 }
 
 fn plot(file: &Path, title: &str, across: &str, up: &str, lines: &[Line]) -> Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
     let points = || lines.iter().flat_map(|(_, points)| points);
     let (right, top) = points().fold((1.0f64, 1.0f64), |(x, y), point| (x.max(point.0), y.max(point.1)));
     // Rates and counts go by powers: the axis is logarithmic, with its zero at one half.

@@ -19,6 +19,7 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
         Arm::hook("containerhook, as by default (bpf exits, exec watch)", &["--exec-watch"]),
         Arm::hook("containerhook, bpf exits", &["--exits", "bpf"]),
         Arm::hook("containerhook, pidfd exits", &["--exits", "pidfd"]),
+        Arm::hook("containerhook, pidfd-info exits", &["--exits", "pidfd-info"]),
         Arm::hook("containerhook, arguments by the look-up", &["--capture", "lookup"]),
         Arm::hook("containerhook, arguments by the tracepoint", &["--capture", "tracepoint"]),
     ];

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use benches::clock;
 
+use crate::benchmarks::resources::computes;
 use crate::context::Context;
 use crate::listener::{Arm, Listener};
 use crate::load;
@@ -23,12 +24,16 @@ const WHAT: [&str; 4] = [
     "SIGKILL of the init → Stopped",
 ];
 
+/// All threads of it, with the look at `create`, `start` and `delete`.
+pub(crate) const COMPUTED: &str = "processor time of the listener for one container";
+
 pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
     load::adopt_orphans();
     let mut rows = Vec::new();
     for (rate, count) in [(1.0, ctx.pick(5, 30)), (10.0, ctx.pick(40, 300)), (100.0, ctx.pick(300, 2000))] {
         let mut floor = vec![Samples::default(); WHAT.len()];
         let mut hook = floor.clone();
+        let mut work = [Samples::default(), Samples::default()];
         // In ten blocks each, in turn; at one a second the blocks would be hardly more than their beginning.
         let blocks = if count < 100 { 2 } else { 10 };
         for block in 0..blocks * 2 {
@@ -37,15 +42,21 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
             } else {
                 (Arm::hook("containerhook", &["--exec-watch"]), &mut hook)
             };
-            for (what, found) in into.iter_mut().zip(measure(ctx, &arm, rate, count / blocks)?) {
+            let (found, computed) = measure(ctx, &arm, rate, count / blocks)?;
+            for (what, found) in into.iter_mut().zip(found) {
                 what.0.push(found);
             }
+            work[block % 2].0.push(vec![computed]);
         }
         for ((what, floor), hook) in WHAT.iter().zip(&floor).zip(&hook) {
             let group = format!("{what}, {rate:.0}/s");
             rows.push(Row::of(&group, "floor", "µs", floor).at(rate));
             rows.push(Row::of(&group, "containerhook", "µs", hook).compared(hook, "floor", floor).at(rate));
         }
+        let group = format!("{COMPUTED}, {rate:.0}/s");
+        let [floor, hook] = &work;
+        rows.push(Row::of(&group, "floor", "µs", floor).at(rate));
+        rows.push(Row::of(&group, "containerhook", "µs", hook).compared(hook, "floor", floor).at(rate));
     }
     Ok(rows)
 }
@@ -62,7 +73,8 @@ struct Moments {
     ended: u64,
 }
 
-fn measure(ctx: &Context, arm: &Arm, rate: f64, count: usize) -> Result<[Vec<f64>; 4]> {
+/// The four moments, and what the listener computed for each container.
+fn measure(ctx: &Context, arm: &Arm, rate: f64, count: usize) -> Result<([Vec<f64>; 4], f64)> {
     let floor = *arm == Arm::Floor;
     let entry = ctx.bundle.rootfs().join("entry");
     let mut marked = vec![ctx.runtime.as_path()];
@@ -76,13 +88,17 @@ fn measure(ctx: &Context, arm: &Arm, rate: f64, count: usize) -> Result<[Vec<f64
     listener.drain()?;
     let begin = Instant::now();
     let mut all = Vec::new();
-    for turn in 0..count {
-        let due = Duration::from_secs_f64(turn as f64 / rate);
-        std::thread::sleep(due.saturating_sub(begin.elapsed()));
-        all.push(container(ctx, floor)?);
-    }
-    std::thread::sleep(Duration::from_millis(100));
-    if floor { of_floor(ctx, &mut listener, &all) } else { of_hook(ctx, &mut listener, &all) }
+    let computed = computes(&listener, count, || {
+        for turn in 0..count {
+            let due = Duration::from_secs_f64(turn as f64 / rate);
+            std::thread::sleep(due.saturating_sub(begin.elapsed()));
+            all.push(container(ctx, floor)?);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    })?;
+    let found = if floor { of_floor(ctx, &mut listener, &all) } else { of_hook(ctx, &mut listener, &all) };
+    Ok((found?, computed))
 }
 
 fn container(ctx: &Context, floor: bool) -> Result<Moments> {

@@ -143,11 +143,23 @@ impl Memory {
     }
 }
 
+/// What the listener computes meanwhile, in microseconds for each of `count`.
+pub(crate) fn computes(
+    listener: &Listener,
+    count: usize,
+    mut meanwhile: impl FnMut() -> Result<()>,
+) -> Result<f64> {
+    let before = Activity::of(listener.pid())?;
+    meanwhile()?;
+    let (_, nanoseconds) = Activity::of(listener.pid())?.since(&before);
+    Ok(nanoseconds as f64 / 1e3 / count as f64)
+}
+
 /// Of each thread: how often it was woken, and its processor time in nanoseconds.
-struct Activity(HashMap<OsString, (u64, u64)>);
+pub(crate) struct Activity(HashMap<OsString, (u64, u64)>);
 
 impl Activity {
-    fn of(pid: u32) -> Result<Activity> {
+    pub(crate) fn of(pid: u32) -> Result<Activity> {
         let mut threads = HashMap::new();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?;
@@ -162,7 +174,7 @@ impl Activity {
     }
 
     /// Of all threads together. One that has ended meanwhile was woken for that, and is not known otherwise.
-    fn since(&self, before: &Activity) -> (u64, u64) {
+    pub(crate) fn since(&self, before: &Activity) -> (u64, u64) {
         let ended = before.0.keys().filter(|task| !self.0.contains_key(*task)).count() as u64;
         self.0.iter().fold((ended, 0), |(switches, cpu), (task, now)| {
             let then = before.0.get(task).copied().unwrap_or_default();

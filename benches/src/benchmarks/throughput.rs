@@ -7,12 +7,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::benchmarks::resources::Herd;
+use crate::benchmarks::resources::{Herd, computes};
 use crate::context::Context;
 use crate::listener::{Arm, Listener};
 use crate::load;
 use crate::result::Row;
 use crate::stats::Samples;
+
+/// What is measured with containers that are watched, and its unit.
+pub(crate) const WATCHED: [(&str, &str); 3] = [
+    ("creates, 8 callers", "/s"),
+    ("one create, 1 caller", "µs"),
+    ("processor time of the listener for one create", "µs"),
+];
 
 pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
@@ -33,20 +40,44 @@ pub(crate) fn run(ctx: &Context) -> Result<Vec<Row>> {
     }
 
     let hook = [Arm::hook("containerhook", &[])];
-    let mut base = None;
+    let mut growth: [Vec<Row>; 3] = Default::default();
+    let mut base: Option<[Samples; 3]> = None;
     for watched in [0, 100, 10_000] {
         let herd = Herd::start(ctx, watched)?;
+        let (mut alone, mut computed) = (Samples::default(), Samples::default());
+        let count = ctx.pick(30, 200);
         let samples = ctx.rounds(rounds, &hook, &marked, |_, listener| {
-            herd.watch(listener.context("there is one")?)?;
+            let listener = listener.context("there is one")?;
+            herd.watch(listener)?;
             callers_at_once(ctx, 8, Duration::from_millis(100))?;
-            Ok(vec![callers_at_once(ctx, 8, Duration::from_millis(500))?])
+            let rate = callers_at_once(ctx, 8, Duration::from_millis(500))?;
+            let mut times = Vec::new();
+            computed.0.push(vec![computes(listener, count, || {
+                for _ in 0..count {
+                    let id = ctx.id("x");
+                    times.push(load::timed(&mut load::create(
+                        &ctx.runtime,
+                        &ctx.state,
+                        ctx.bundle.path(),
+                        &id,
+                    ))?);
+                }
+                Ok(())
+            })?]);
+            alone.0.push(times);
+            Ok(vec![rate])
         })?;
-        let row =
-            Row::of("creates, 8 callers", &format!("containerhook, {watched} watched"), "/s", &samples[0]);
-        let base: &Samples = base.get_or_insert_with(|| samples[0].clone());
-        let row = if watched == 0 { row } else { row.compared(&samples[0], "0 watched, before", base) };
-        rows.push(row.at(f64::from(watched)));
+        let found = [samples.into_iter().next().context("there is one arm")?, alone, computed];
+        let base = base.get_or_insert_with(|| found.clone());
+        let arm = format!("containerhook, {watched} watched");
+        for (at, (group, unit)) in WATCHED.into_iter().enumerate() {
+            let row = Row::of(group, &arm, unit, &found[at]);
+            let row =
+                if watched == 0 { row } else { row.compared(&found[at], "0 watched, before", &base[at]) };
+            growth[at].push(row.at(f64::from(watched)));
+        }
     }
+    rows.extend(growth.into_iter().flatten());
 
     for delay in ["0", "1", "100"] {
         let arm = [Arm::hook("containerhook", &["--delay", delay])];
