@@ -168,14 +168,20 @@ fn one_that_takes_too_long_is_killed_at_the_deadline_and_the_container_goes_on()
     need!(Root, Runc, Busybox);
     let _dog = watchdog(LONG * 4);
     let runc = Runtime::runc()?;
-    // What it waits for is in its process group.
-    let hook = Hook::new("sleep 1000 & echo $$ $! >pids.new; mv pids.new pids; wait")?;
+    // What it waits for is in its process group, and in a session of its own, and a child of that.
+    let away = "setsid sh -c 'sleep 1000 & echo $$ $! >away; wait' &";
+    let hook = Hook::new(&format!(
+        "sleep 1000 & one=$!; {away} until [ -s away ]; do sleep 0.01; done; echo $$ $one $(cat away) >pids.new; \
+         mv pids.new pids; wait"
+    ))?;
     let watch = hook.watch(&runc, &["--hold", "--event", "pre-create", "--deadline", "500ms"])?;
     let bundle = Bundle::builder(unique_id("slow")).script("exit 6").build()?;
     assert_eq!(runc.run(&bundle)?.code(), Some(6));
     let told = watch.wait_for(&bundle, "pre-create")?;
     assert_eq!(told["answer"]["timed_out"], true, "{told}");
-    for pid in hook.wait_for("pids")?.split_whitespace() {
+    let pids = hook.wait_for("pids")?;
+    ensure!(pids.split_whitespace().count() == 4, "{pids}");
+    for pid in pids.split_whitespace() {
         let process = Process(pid.parse()?);
         wait_until("the hook has ended", LONG, || has_ended(process))?;
     }

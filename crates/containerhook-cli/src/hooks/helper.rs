@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open, set_child_subreaper,
-    setsid, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open, pidfd_send_signal,
+    set_child_subreaper, setsid, wait,
 };
 use rustix::stdio::{dup2_stdin, dup2_stdout, stderr};
 
@@ -27,6 +27,8 @@ use super::{HookEnd, MOST, Reply, Request, SHELL, is_program};
 const MOST_RUNNING: usize = 16;
 /// Hooks that wait for their turn; each has a descriptor.
 const MOST_WAITING: usize = 512;
+/// Of what a hook has started beyond its process group, so many are killed with it: each takes a descriptor for that.
+const MOST_KILLED: usize = 256;
 
 struct Waiting {
     request: Request,
@@ -203,10 +205,39 @@ impl Helper<'_> {
 }
 
 impl Running {
+    /// With all that it has started, also what is in a session of its own by now.
     fn kill(&self) {
+        // Each is stopped before its children are looked for: it has no more of them then.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::STOP);
+        let (mut parents, mut below) = (vec![self.pid], Vec::new());
+        while let Some(parent) = parents.pop() {
+            for child in children_of(parent) {
+                if below.len() < MOST_KILLED
+                    && let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty())
+                {
+                    let _ = pidfd_send_signal(&pidfd, Signal::STOP);
+                    below.push(pidfd);
+                    parents.push(child);
+                }
+            }
+        }
         // It fails only where all of them have ended, or have become somebody whom root may not kill.
         let _ = kill_process_group(self.pid, Signal::KILL);
+        for process in below {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
     }
+}
+
+/// The children of all threads of a process. Empty where the kernel does not tell them (`CONFIG_PROC_CHILDREN`).
+fn children_of(process: Pid) -> Vec<Pid> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split(' ').filter_map(pid_of).collect::<Vec<_>>()).collect()
+}
+
+fn pid_of(word: &str) -> Option<Pid> {
+    Pid::from_raw(word.parse().ok()?)
 }
 
 fn start(command: &str, request: &Request, input: OwnedFd) -> io::Result<(Pid, OwnedFd)> {
