@@ -148,6 +148,11 @@ impl Listener {
 
     /// Closes the notifier, and checks what every test's records must hold to.
     pub fn close(mut self) -> Result<Vec<Record>> {
+        // An end is on record before its handler is called, and closing drops what no handler has begun.
+        let until = Instant::now() + Duration::from_secs(2);
+        while lock(&self.seen.told).len() < lock(&self.seen.records).len() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         self.notifier.take().expect("it is closed once").close();
         let records = self.records();
         lives::check(&records, &lock(&self.seen.told)).map_err(|e| anyhow!("{e:#}\n{}", self.text()))?;
