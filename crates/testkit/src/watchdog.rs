@@ -18,10 +18,15 @@ pub struct Watchdog {
     _alive: Sender<()>,
 }
 
+/// How many times slower than a machine of its own this one is, at most: what emulates it says so.
+const SLOWNESS: &str = "CONTAINERHOOK_TEST_SLOWNESS";
+
 /// Watches a test: when the guard is not dropped within `limit`, says what every process around is doing, cleans up
 /// and aborts.
 pub fn watchdog(limit: Duration) -> Watchdog {
     crate::sys::hear_hangups();
+    let slowness = std::env::var(SLOWNESS).ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let limit = limit * slowness;
     let (alive, dropped) = channel::<()>();
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     std::thread::Builder::new()

@@ -15,7 +15,7 @@ if [ ! -e /vm/stage2 ]; then
 fi
 for folder in /proc /sys /dev /run /tmp /var/tmp /root; do $B mkdir -p $folder; done
 $B --install -s /bin
-export PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin HOME=/root RUST_BACKTRACE=1
+export PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin HOME=/root RUST_BACKTRACE=1 CONTAINERHOOK_TEST_SLOWNESS=3
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

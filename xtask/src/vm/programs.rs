@@ -73,7 +73,7 @@ const PURE: &[&str] =
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A program that is longer at it than this is stuck. An emulated machine takes some twenty times as long.
-const LIMIT: Duration = Duration::from_secs(480);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// What says most of a kernel in the least time: the whole life of containers by real runtimes, each way to learn of an
 /// end and of a command, memory that ran out, other pid namespaces, and the kernel's own face. CI runs these on every kernel.
