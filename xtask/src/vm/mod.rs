@@ -255,12 +255,14 @@ impl Matrix<'_> {
         let begin = Instant::now();
         let log = self.folder.join(&kernel.version);
         let _ = std::fs::remove_file(log.with_file_name(format!("{name}.log")));
-        let mut run = self.boot(kernel, programs)?;
+        let one_thread = kernel.suite.modifies_itself_sooner();
+        let mut run = self.boot(kernel, programs, one_thread)?;
         let again: Vec<Program> =
             run.outcomes.iter().filter_map(|outcome| once_more(programs, outcome)).collect();
         if !again.is_empty() && run.skipped.is_none() {
             say::step(&format!("Linux {name}: what failed, once more and by itself"));
-            for second in self.boot(kernel, &again)?.outcomes {
+            // By one thread, for what the emulator alone gets wrong.
+            for second in self.boot(kernel, &again, true)?.outcomes {
                 if second.name == KERNEL {
                     // It is no program's, and is not undone by what passed.
                     run.outcomes.push(second);
@@ -283,7 +285,7 @@ impl Matrix<'_> {
     }
 
     /// Boots as often as it takes for every program to have its turn.
-    fn boot(&mut self, kernel: &Kernel, programs: &[Program]) -> Result<Run> {
+    fn boot(&mut self, kernel: &Kernel, programs: &[Program], one_thread: bool) -> Result<Run> {
         let log = self.folder.join(format!("{}.x", kernel.version));
         let image = Image(self.folder.join(format!("{}.initrd", kernel.version)));
         image::write(&image.0, kernel, self.userland, programs)?;
@@ -299,12 +301,16 @@ impl Matrix<'_> {
                 kernel: &kernel.image,
                 image: &image.0,
                 log: &log,
-                one_thread: kernel.suite.modifies_itself_sooner(),
+                one_thread,
                 from,
             };
             let end = guest.run(self.until, self.interrupted, |line| hearing.line(line))?;
             let console = std::fs::read(guest.console()).unwrap_or_default();
-            complaints.extend(complaints_of(&String::from_utf8_lossy(&console)));
+            let console = String::from_utf8_lossy(&console);
+            if !one_thread && console.contains(INT3) {
+                say::warn(&format!("Linux {}: {INT3}: see INT3 in xtask/src/vm/mod.rs", kernel.version));
+            }
+            complaints.extend(complaints_of(if one_thread { &console } else { before_int3(&console) }));
             let why = match end {
                 End::Done => break,
                 End::Died => "the guest ended",
@@ -353,6 +359,17 @@ impl Matrix<'_> {
 /// The outcome that says what a kernel complained of.
 const KERNEL: &str = "kernel";
 
+/// A kernel that changes its own code (a tracepoint's, as a program is attached) puts a breakpoint there meanwhile. Where
+/// each emulated processor has a thread of its own, one may come upon that after it was taken away, which the kernel takes
+/// for a breakpoint of nobody's, and panics: seen in qemu 7.2 with Linux 6.12 and 7.2, and never on a machine. What was at
+/// it is run again by one thread, where this counts.
+const INT3: &str = "Oops: int3";
+
+fn before_int3(console: &str) -> &str {
+    let line = console.find(INT3).map(|at| console[..at].rfind('\n').map_or(0, |end| end + 1));
+    line.map_or(console, |start| &console[..start])
+}
+
 /// What a kernel says of itself that it never should, whatever a program asks of it. An emulated processor that had to
 /// wait for its turn is called a soft lockup: that is this machine's doing.
 fn complaints_of(console: &str) -> Vec<String> {
@@ -398,7 +415,7 @@ impl Drop for Image {
 
 #[cfg(test)]
 mod tests {
-    use super::complaints_of;
+    use super::{before_int3, complaints_of};
 
     #[test]
     fn what_a_kernel_should_never_say() {
@@ -414,5 +431,9 @@ mod tests {
             "[  870.0] BUG: kernel NULL pointer dereference, address: 0000000000000000",
         ];
         assert_eq!(complaints_of(console), expected);
+        let emulated =
+            "[  1.0] WARNING: one\n[  57.9] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n[  57.9] Kernel panic\n";
+        assert_eq!(complaints_of(before_int3(emulated)), ["[  1.0] WARNING: one"]);
+        assert_eq!(complaints_of(before_int3("[  1.0] BUG: two\n")), ["[  1.0] BUG: two"]);
     }
 }
