@@ -82,7 +82,6 @@ mod guardian;
 mod handler;
 mod lifecycle;
 mod linger;
-#[allow(dead_code, reason = "for listeners in another pid namespace, which the engine does not serve yet")]
 mod lookup;
 mod marker;
 mod memory;

@@ -1,8 +1,8 @@
 //! How long a thread waits awake before it sleeps.
 //!
-//! What a held execution waits for goes through several threads, and most of what they take is being woken: some 30 µs to
-//! 60 µs each in a virtual machine, more than the work in between. So a thread that is likely to be needed at once looks
-//! again for a moment before it sleeps, and lets whoever is runnable on its processor go first each time.
+//! What a held execution waits for goes through several threads, and being woken is a part of what each takes: see
+//! `docs/benchmarks.md` for how large. So a thread that is likely to be needed at once looks again for a moment before it
+//! sleeps, and lets whoever is runnable on its processor go first each time.
 //!
 //! Whether it is likely is learned from the last times, much as the kernel's haltpoll does: after a few waits in a row
 //! that took longer than the limit none is awake any more, until one was shorter. So a handler that takes long costs a few

@@ -25,7 +25,7 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a thread waits awake by default: see [`Builder::busy_wait`].
 const DEFAULT_BUSY_WAIT: Duration = Duration::from_micros(50);
 
-/// More would take the processor for longer than a wake-up ever does.
+/// The processor is taken for this long at the most, whatever is asked for.
 const MAX_BUSY_WAIT: Duration = Duration::from_millis(1);
 
 /// What becomes of a held container whose handler has not answered by the deadline, or has panicked.
@@ -202,10 +202,10 @@ impl Builder {
         self
     }
 
-    /// How long a thread that a held container needs next may wait awake before it sleeps: being woken takes a thread longer
-    /// than most of what is done for a container. The default is 50 µs, the most 1 ms; zero is never, and it is never where
-    /// there is one processor only. After a few waits in a row that took longer none is
-    /// awake until one is shorter, and none is where nothing goes on: a slow handler, or a quiet host, costs nothing.
+    /// How long a thread that a held container needs next may wait awake before it sleeps, which saves the time that being
+    /// woken takes. The default is 50 µs, the most 1 ms (a longer one is taken for that); zero is never, and it is never where
+    /// there is one processor only. After a few waits in a row that took longer none is awake until one is shorter, and none
+    /// is where nothing goes on: a slow handler costs a few such waits in all, a quiet host nothing.
     pub fn busy_wait(mut self, most: Duration) -> Self {
         self.settings.busy_wait = most.min(MAX_BUSY_WAIT);
         self

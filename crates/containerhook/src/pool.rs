@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use crate::linger::{self, Linger};
 
 /// How long a thread that is not the last idle one waits for work before it ends.
-const LINGER: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(5);
 
 /// How many threads stay when it is quiet: one to take a job, and one to wait in its place. With one, each job that comes
 /// after a quiet time would wait until another thread has been started.
@@ -205,7 +205,8 @@ impl<J> Shared<J> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls the one that waits awake, or wakes one of the idle: the one that looks after the others' jobs only where there is no other.
+    /// Calls the one that waits awake, or wakes one of the idle: the one that looks after the others' jobs only where there
+    /// is no other.
     fn wake(&self, state: MutexGuard<'_, State<J>>) {
         let (awake, only_looks) = (state.awake, state.looking && state.idle == 1);
         drop(state);
@@ -301,9 +302,9 @@ impl<J: Send + 'static> Shared<J> {
             let last = state.idle < SPARE;
             let wait = match next.map(|next| next.saturating_duration_since(now)) {
                 Some(next) if looks => Some(next),
-                None if looks => Some(LINGER.min(shared.patience)),
+                None if looks => Some(IDLE.min(shared.patience)),
                 _ if last => None,
-                _ => Some(LINGER),
+                _ => Some(IDLE),
             };
             state.idle += 1;
             state.looking |= looks;
@@ -320,7 +321,7 @@ impl<J: Send + 'static> Shared<J> {
             if looks {
                 state.looking = false;
             }
-            if !last && state.idle >= SPARE && state.jobs.is_empty() && since.elapsed() >= LINGER {
+            if !last && state.idle >= SPARE && state.jobs.is_empty() && since.elapsed() >= IDLE {
                 // The one that stays may have slept since before the jobs that run began.
                 if looks && !state.running.is_empty() {
                     shared.wake(state);
@@ -452,6 +453,33 @@ mod tests {
         let fates: Vec<Fate> = late.iter().map(|no| rig.pool.give_up(*no, |_| ())).collect();
         assert_eq!(fates.iter().filter(|fate| **fate == Fate::Waits).count(), MOST_LATE);
         assert_eq!(fates.iter().filter(|fate| **fate == Fate::Dropped).count(), 2);
+    }
+
+    #[test]
+    fn every_job_runs_whether_a_thread_waits_awake_for_it_or_asleep() {
+        const EACH: u32 = 3000;
+        for most in [Duration::ZERO, SHORT / 2000, SHORT / 100] {
+            let (ran, all) = mpsc::channel();
+            let pool =
+                Pool::new("test", 4, LONG, Linger::new(most), move |_, n: u32| ran.send(n).unwrap(), |_| ());
+            let pool = pool.unwrap();
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        for n in 0..EACH {
+                            pool.submit(n);
+                            // From at once to longer than any wait is awake: a job comes at every moment of going to sleep.
+                            if n % 7 == 0 {
+                                thread::sleep(Duration::from_micros(u64::from(n % 130)));
+                            }
+                        }
+                    });
+                }
+            });
+            for _ in 0..3 * EACH {
+                all.recv_timeout(LONG).expect("a job waits and no thread comes");
+            }
+        }
     }
 
     #[test]
