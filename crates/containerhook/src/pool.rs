@@ -477,7 +477,8 @@ mod tests {
                 }
             });
             for _ in 0..3 * EACH {
-                all.recv_timeout(LONG).expect("a job waits and no thread comes");
+                // Sooner than an idle thread looks by itself.
+                all.recv_timeout(IDLE * 4 / 5).expect("a job waits and no thread comes");
             }
         }
     }
