@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use containerhook::{ContainerNotifier, ErrorKind, Heartbeat};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 
 use crate::failure::Usage;
 use crate::systemd::Systemd;
@@ -90,6 +92,17 @@ pub(crate) fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
         let fd = BorrowedFd::borrow_raw(number);
         fcntl_setfd(fd, FdFlags::CLOEXEC).context("what the supervisor has left open")?;
         Ok(OwnedFd::from_raw_fd(number))
+    }
+}
+
+/// Lets this process open as many descriptors as it is permitted. Each execution that is held takes some, and one that finds
+/// none goes by unheld; 1,024, the usual limit, is meant for programs that call `select`.
+///
+/// Whoever runs hooks has been started before, and keeps the limit that it came with.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
 }
 

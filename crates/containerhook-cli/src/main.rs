@@ -59,6 +59,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         (None, Some(limit)) => return supervise::run(limit, hooks.as_ref()),
         (None, None) => Watcher::of_environment()?,
     };
+    if matches!(cli.command, Command::Watch(_) | Command::Top(_)) {
+        listener::raise_descriptor_limit();
+    }
     match cli.command {
         Command::Watch(args) => watch::run(&args, &cli.global, watcher, hooks),
         Command::Doctor(args) => doctor::run(&args, &cli.global),

@@ -5,6 +5,7 @@ mod common;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use common::{LONG, Watch, kinds};
@@ -103,6 +104,28 @@ fn a_hook_has_what_the_listener_has_given_up_and_is_told_all() -> Result<()> {
     }
     // Its words are not among the events.
     ensure!(watch.0.printed().1.contains("noise\n"), "{:?}", watch.0.printed());
+    watch.stop().map(drop)
+}
+
+/// What is held takes descriptors: the listener may have as many as it is permitted, whoever runs for it as many as ever.
+#[test]
+fn the_limit_of_descriptors_is_raised_for_the_listener_alone() -> Result<()> {
+    need!(Root, Runc, Busybox);
+    let _dog = watchdog(LONG * 4);
+    let runc = Runtime::runc()?;
+    let hook = Hook::new("ulimit -n >soft.new; mv soft.new soft")?;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", r#"ulimit -Sn 200 && ulimit -Hn 1000 && exec "$@""#, "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_containerhook"));
+    let exec = hook.program().display().to_string();
+    let watch = Watch::by(command, &runc.path(), &["--json", "--exec", &exec])?;
+    let (_, listener) = helper_and_listener(&watch)?;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", listener.0))?;
+    let limit = limits.lines().find(|line| line.starts_with("Max open files")).context("no limit")?;
+    assert_eq!(limit.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["1000", "1000"], "{limit}");
+    let bundle = Bundle::builder(unique_id("limit")).script("exit 0").build()?;
+    runc.run(&bundle)?.ok()?;
+    assert_eq!(hook.wait_for("soft")?.trim(), "200");
     watch.stop().map(drop)
 }
 

@@ -329,6 +329,13 @@ impl Worker {
             }
             Job::Passed { life, tid, binary, at, time } => {
                 let record = with_descriptors(|| self.reader.passed(tid, inode_of(&binary)));
+                // Nothing held it: that it is gone does not say that nothing came of it.
+                if matches!(record, Err(CaptureError::Gone)) {
+                    let path = binary.path.display();
+                    let why =
+                        format!("{path}, executed by task {tid} and not held, was over before it was read");
+                    return Some(Outcome::Lost { hold: life, why, refused: false, time });
+                }
                 Some(self.command(life, tid, record, &binary, at, time))
             }
             Job::Entry { hold, sighting, stopped, candidates, executable, at, time } => Some(match task {

@@ -113,7 +113,8 @@ fn a_heartbeat_tells_that_the_engine_turns_and_that_it_has_ended() -> Result<()>
     let listener = Listener::start(only([runtime.path()]).watchdog(WATCHDOG), |_: &ContainerEvent| ())?;
     let heartbeat = listener.notifier().heartbeat();
     heartbeat.beat(PATIENCE)?;
-    assert_eq!(threads("ch-watchdog"), 1);
+    // A thread gives itself its name, some time after the engine has begun to answer.
+    wait_until("the watchdog's thread is there", PATIENCE, || (threads("ch-watchdog") == 1).then_some(()))?;
     std::thread::sleep(WATCHDOG * 2);
     drop(listener);
     assert_eq!(heartbeat.beat(PATIENCE).unwrap_err().kind(), ErrorKind::Closed);

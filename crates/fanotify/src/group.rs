@@ -35,6 +35,7 @@ pub struct GroupBuilder {
     unlimited_queue: bool,
     unlimited_marks: bool,
     batch: usize,
+    headroom: usize,
 }
 
 impl Default for GroupBuilder {
@@ -46,6 +47,7 @@ impl Default for GroupBuilder {
             unlimited_queue: true,
             unlimited_marks: true,
             batch: 8,
+            headroom: 0,
         }
     }
 }
@@ -92,6 +94,18 @@ impl GroupBuilder {
         self
     }
 
+    /// How many descriptors other threads of the table may open between two instructions of the one that reads (it can be
+    /// interrupted there). Default: 0, the table is the reader's alone.
+    ///
+    /// As long as that many numbers are free in the table an exec is held; else it goes by and is told as
+    /// [`Event::Passed`]. Without that the kernel would deny the exec whose number another thread took: see
+    /// [when descriptors run out](crate#when-descriptors-run-out). Where `RLIMIT_NOFILE` is less than twice as many, half of
+    /// the limit is kept free.
+    pub fn headroom(mut self, descriptors: usize) -> Self {
+        self.headroom = descriptors;
+        self
+    }
+
     /// Opens the group in the descriptor table of the calling thread.
     ///
     /// # Errors
@@ -100,8 +114,8 @@ impl GroupBuilder {
     /// [`OutOfDescriptors`](ErrorKind::OutOfDescriptors).
     pub fn build(self) -> Result<Group, Error> {
         const OPERATION: &str = "open a fanotify group";
-        let reader =
-            Reader::new().map_err(|error| Error::new(OPERATION, ErrorKind::OutOfDescriptors, error))?;
+        let reader = Reader::new(self.headroom)
+            .map_err(|error| Error::new(OPERATION, ErrorKind::OutOfDescriptors, error))?;
         let mut flags = libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
         flags |= match self.class {
             Class::Content => libc::FAN_CLASS_CONTENT,

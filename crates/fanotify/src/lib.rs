@@ -46,7 +46,9 @@
 //! [`Event::Passed`]. As soon as an event is answered or anything else is closed, execs are held again.
 //!
 //! What remains: if another thread takes the last descriptor of the table in the moment between the release and the
-//! read, that one exec is denied, and told as [`Event::Refused`].
+//! read, that one exec is denied, and told as [`Event::Refused`]. Where other threads share the table, say with
+//! [`GroupBuilder::headroom`] how many descriptors they may open in a moment: execs are held only as long as that many
+//! numbers are free, and go by, told as [`Event::Passed`], before it can come to a denial.
 //!
 //! The limit of the whole system (`ENFILE`, `fs.file-max`) does not bind a reader with `CAP_SYS_ADMIN`. One that has
 //! given the capability up after opening the group gets [`Event::Refused`] there: the kernel has denied.
@@ -74,6 +76,7 @@
 mod error;
 mod event;
 mod group;
+mod headroom;
 mod inode;
 mod mark;
 mod reader;

@@ -9,6 +9,10 @@
 //! - a descriptor is kept in reserve, released just before the read and taken again after it;
 //! - while it cannot be taken again, the table is full: the queue is read by a thread with a private copy of the table
 //!   in which another reserved number is freed. There the execs are allowed at once, and told as `Passed`.
+//!
+//! Where other threads use the table, one descriptor in reserve is not enough: released, it can be theirs before the
+//! kernel takes it. Then there must be headroom before a read, and nothing is released; without it the queue is read in
+//! the private copy, which nobody else can fill.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,24 +23,48 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Passed, PermissionEvent, Refused};
 use crate::group::Shared;
+use crate::headroom::Headroom;
 use crate::inode::InodeId;
 use crate::sys::{self, PrivateTable};
 
 const OPERATION: &str = "read events";
 
 pub(crate) struct Reader {
-    /// Released for each read. None when it could not be taken again.
-    slot: Option<OwnedFd>,
+    reserve: Reserve,
     /// Never released here; its number is what the private copy of the table has free. No event can have that number,
     /// which matters because the kernel finds the event to answer by the number alone.
     spare: OwnedFd,
 }
 
+/// What makes sure that the kernel finds a number for the next event.
+enum Reserve {
+    /// Released for each read. None when it could not be taken again.
+    Slot(Option<OwnedFd>),
+    /// For a table that other threads use.
+    Headroom(Headroom),
+}
+
 impl Reader {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(headroom: usize) -> io::Result<Self> {
         let spare = sys::placeholder()?;
-        let slot = Some(spare.try_clone()?);
-        Ok(Self { slot, spare })
+        let reserve = match headroom {
+            0 => Reserve::Slot(Some(spare.try_clone()?)),
+            wanted => Reserve::Headroom(Headroom::new(wanted)),
+        };
+        Ok(Self { reserve, spare })
+    }
+
+    /// Whether an event can be read into this table.
+    fn can_hold(&mut self) -> bool {
+        match &mut self.reserve {
+            Reserve::Slot(slot) => {
+                if slot.is_none() {
+                    *slot = self.spare.try_clone().ok();
+                }
+                slot.is_some()
+            }
+            Reserve::Headroom(headroom) => headroom.is_there(self.spare.as_fd()),
+        }
     }
 
     /// Whether the descriptor table has a number free.
@@ -53,10 +81,7 @@ impl Reader {
     ) -> Result<usize, Error> {
         let mut count = 0;
         while count < batch {
-            if self.slot.is_none() {
-                self.slot = self.spare.try_clone().ok();
-            }
-            let step = if self.slot.is_some() {
+            let step = if self.can_hold() {
                 self.read_one(group).map(|event| event.into_iter().collect())
             } else {
                 self.pass(group, batch - count)
@@ -76,9 +101,13 @@ impl Reader {
     }
 
     fn read_one(&mut self, group: &Arc<Shared>) -> Result<Option<Event>, Error> {
-        self.slot = None;
+        if let Reserve::Slot(slot) = &mut self.reserve {
+            *slot = None;
+        }
         let next = Next::from(group);
-        self.slot = self.spare.try_clone().ok();
+        if let Reserve::Slot(slot) = &mut self.reserve {
+            *slot = self.spare.try_clone().ok();
+        }
         Ok(match next? {
             Next::Empty => None,
             Next::Held(file, task) => {

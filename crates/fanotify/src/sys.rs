@@ -105,6 +105,28 @@ pub(crate) fn placeholder() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A copy of `fd` with the lowest free number from `lowest` on.
+pub(crate) fn duplicate_from(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes three integers.
+    let fd = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) })?;
+    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether this number is in use in the table of this thread.
+pub(crate) fn is_open(number: RawFd) -> bool {
+    // SAFETY: the call takes two integers, and changes nothing.
+    check(unsafe { libc::fcntl(number, libc::F_GETFD) }).is_ok()
+}
+
+/// How many descriptors a table of this process may have (`RLIMIT_NOFILE`).
+pub(crate) fn descriptor_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes a structure of ours. It cannot fail: both arguments are valid.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX).min(RawFd::MAX as usize)
+}
+
 /// Waits until `fd` can be read. False when the time is over.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
     let deadline = timeout.and_then(|time| Instant::now().checked_add(time));

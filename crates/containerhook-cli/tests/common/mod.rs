@@ -45,7 +45,11 @@ impl Watch {
     }
 
     pub(crate) fn of(runtime: &Path, args: &[&str]) -> Result<Watch> {
-        let mut command = program();
+        Self::by(program(), runtime, args)
+    }
+
+    /// By a command that executes the program with the arguments that it gets.
+    pub(crate) fn by(mut command: Command, runtime: &Path, args: &[&str]) -> Result<Watch> {
         command.arg("watch").args(args).arg("--no-discover").arg("--runtime").arg(runtime);
         let mut task = Task::spawn(&mut command)?;
         let ready = wait_until("watch is ready", LONG, || {

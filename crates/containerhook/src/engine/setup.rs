@@ -30,6 +30,10 @@ use crate::runtime::Search;
 use crate::sys::Poll;
 use crate::work::{Ward, Worker};
 
+/// How many descriptors the workers may open while the engine's thread is interrupted: three for each of them, and more for
+/// the few that look through directories.
+const HEADROOM: usize = 3 * (WORKERS + WORKERS_FOR_ANYBODY) + 16;
+
 /// The moment now, in the unit of processes' start times.
 fn own_start_time() -> u64 {
     let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
@@ -57,7 +61,7 @@ impl Engine {
         inbox: Receiver<Message>,
     ) -> Result<Engine, Error> {
         // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
-        let group = Group::builder().nonblocking(true).class(Class::PreContent).build();
+        let group = Group::builder().nonblocking(true).class(Class::PreContent).headroom(HEADROOM).build();
         let group = group.map_err(|error| of_fanotify(&error))?;
         let group = Arc::new(group);
         let mut warnings = Vec::new();

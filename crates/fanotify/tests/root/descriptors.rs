@@ -48,6 +48,24 @@ fn a_full_descriptor_table_neither_denies_nor_hangs() {
     }
 }
 
+#[test]
+fn a_table_that_other_threads_fill_denies_nothing() {
+    if !can_run("a_table_that_other_threads_fill_denies_nothing") {
+        return;
+    }
+    let _watchdog = Watchdog::new();
+    let program = Program::new();
+    let mut listener = Listener::start("crowd", &program.path);
+    listener.expect("ready");
+    for _ in 0..300 {
+        assert_eq!(program.start().end(), 0);
+    }
+    assert_eq!(listener.expect("crowd"), "held=0 passed=300 other=0");
+    // Where there is room again they are held again.
+    assert_eq!(program.start().end(), 0);
+    assert_eq!(listener.expect("alone"), "held=1 passed=0 other=0");
+}
+
 /// The fact that the reader is built around. Where this fails, the kernel has become kinder.
 #[test]
 fn the_kernel_itself_denies_where_it_has_no_descriptor_to_give() {

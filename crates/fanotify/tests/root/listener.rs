@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanotify::{Event, Group, PermissionEvent};
 
@@ -75,6 +76,7 @@ fn listener() {
     match task.as_str() {
         "hold" => hold(file),
         "full" => full(file),
+        "crowd" => crowd(file),
         "kernel" => kernel(file),
         "enfile" => enfile(file),
         "unprivileged" => unprivileged(),
@@ -120,6 +122,41 @@ fn full(file: &Path) {
     kept = count.read(&group);
     say(&format!("free {}", count.told()));
     kept.drain(..).for_each(|event| event.allow().expect("allow"));
+    wait_for_go_on();
+}
+
+/// A listener beside threads that take what descriptors there are, give them back, and begin again.
+fn crowd(file: &Path) {
+    const EXECS: usize = 300;
+    const FREE: usize = 16;
+    limit_descriptors();
+    let group = Group::builder().nonblocking(true).headroom(FREE + 1).build().expect("group");
+    let _mark = group.mark(file).expect("mark");
+    let null = std::fs::File::open("/dev/null").expect("/dev/null");
+    let mut rest = fill_table(&group);
+    rest.truncate(rest.len() - FREE);
+    let over = AtomicBool::new(false);
+    let take = || {
+        while !over.load(Ordering::Relaxed) {
+            let taken: Vec<_> = (0..FREE).map_while(|_| null.try_clone().ok()).collect();
+            drop(taken);
+        }
+    };
+    let mut count = Count::default();
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(take)));
+        say("ready");
+        while count.held + count.passed + count.other < EXECS {
+            // Allowed as they are dropped.
+            drop(count.read(&group));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    say(&format!("crowd {}", count.told()));
+    drop(rest);
+    let mut count = Count::default();
+    drop(count.read(&group));
+    say(&format!("alone {}", count.told()));
     wait_for_go_on();
 }
 
