@@ -13,8 +13,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,7 +31,8 @@ use crate::exec_watch::{ExecWatch, Seen};
 use crate::exit::{self, Ended, Exits, Process};
 use crate::handler::{Decision, Handler};
 use crate::lifecycle::{Action, HoldId, Input, LifeId, Lifecycle, Token};
-use crate::linger::{self, Linger};
+use crate::linger::Linger;
+use crate::mailbox::{Address, BELL, Inbox, Mailbox};
 use crate::marker::Marker;
 use crate::memory::Memory;
 use crate::notifier::{ExitBackend, MarkedRuntime, Settings, Status};
@@ -42,7 +42,7 @@ use crate::private_table;
 use crate::proc::HostProc;
 use crate::runtime::Search;
 use crate::seldom::Seldom;
-use crate::sys::{Bell, Poll, Ready};
+use crate::sys::{Bell, Ready};
 use crate::work::{Creation, Job, Outcome, Ward};
 
 /// Workers at once: each waits for one disk or one caller's memory.
@@ -64,40 +64,21 @@ pub(crate) enum Command {
     Close,
 }
 
-enum Message {
+pub(crate) enum Message {
     Command(Command),
     Replied(Token, Result<Decision, String>),
     Worked(Outcome),
 }
 
-/// How the other threads reach the engine: a message and a ring. There is one for each side of the descriptor tables.
-pub(crate) struct Mailbox {
-    sender: Sender<Message>,
-    bell: Bell,
-    /// The engine does not look into its inbox until the bell is rung.
-    sleeps: Arc<AtomicBool>,
-}
-
-impl Mailbox {
+impl Mailbox<Message> {
     pub(crate) fn send(&self, command: Command) {
         self.post(Message::Command(command));
-    }
-
-    fn post(&self, message: Message) {
-        // Where the engine has ended the message is dropped, and with it the channel that its answer would have come by.
-        if self.sender.send(message).is_ok() {
-            // Either this sees that the engine is about to sleep, or the engine sees the message before it does.
-            fence(Ordering::SeqCst);
-            if self.sleeps.load(Ordering::Relaxed) {
-                self.bell.ring();
-            }
-        }
     }
 }
 
 /// What the notifier keeps of its engine. It is dropped after the engine has ended, on the user's side.
 pub(crate) struct Handle {
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) mailbox: Arc<Mailbox<Message>>,
     pub(crate) thread: Option<JoinHandle<()>>,
     /// The handler must be dropped where the user's descriptors are.
     _dispatch: Arc<Dispatch>,
@@ -105,11 +86,10 @@ pub(crate) struct Handle {
 
 /// Starts the engine, and returns when all runtimes found are marked.
 pub(crate) fn start(settings: Settings, handler: Box<dyn Handler>, log: Inlet) -> Result<Handle, Error> {
-    let (sender, inbox) = mpsc::channel();
+    let (address, messages) = Address::new();
     let bell = Bell::new().map_err(|e| Error::os("cannot create an eventfd", e))?;
     let number = bell.as_fd().as_raw_fd();
-    let sleeps = Arc::new(AtomicBool::new(true));
-    let mailbox = Arc::new(Mailbox { sender: sender.clone(), bell, sleeps: Arc::clone(&sleeps) });
+    let mailbox = Arc::new(address.mailbox(bell));
     let replies = Arc::clone(&mailbox);
     let reply = move |token, decision| replies.post(Message::Replied(token, decision));
     let deadlines = settings.deadlines.values().copied();
@@ -126,8 +106,7 @@ pub(crate) fn start(settings: Settings, handler: Box<dyn Handler>, log: Inlet) -
                 private_table::enter(number)
                     .map_err(|e| Error::os("cannot give the engine a descriptor table of its own", e))?;
                 let bell = Bell::adopt(private_table::adopt(number));
-                let bell = Mailbox { sender, bell, sleeps };
-                Engine::new(settings, share, log, bell, inbox)
+                Engine::new(settings, share, log, address.mailbox(bell), messages)
             };
             match run() {
                 Ok(mut engine) => {
@@ -171,17 +150,11 @@ fn linger_of(settings: &Settings) -> Linger {
 
 const GROUP: u64 = 0;
 const EXITS: u64 = 1;
-const BELL: u64 = 2;
-const EXECS: u64 = 3;
+const EXECS: u64 = 2;
 
 struct Engine {
     group: Arc<Group>,
-    poll: Poll,
-    bell: Arc<Mailbox>,
-    inbox: Receiver<Message>,
-    /// A message that was found before this thread slept.
-    found: Option<Message>,
-    linger: Linger,
+    inbox: Inbox<Message>,
     /// Where the host's processes are seen.
     proc: HostProc,
     capture: Capture,
@@ -276,7 +249,8 @@ impl Engine {
                 self.unwatched.first().map(|_| self.watch_again_at),
             ];
             let due = due.into_iter().flatten().min();
-            let only_rung = self.wait(due) == Ready::Only(BELL);
+            // What is held should go on soon.
+            let only_rung = self.inbox.wait(due, !self.holds.is_empty()) == Ready::Only(BELL);
             let (mut at, mut time) = (Instant::now(), SystemTime::now());
             // Where only the bell is rung, there was no event and no end when this thread woke.
             if !only_rung || due.is_some_and(|due| due <= at) {
@@ -307,7 +281,7 @@ impl Engine {
                 let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
                 self.ended(process, status, time);
             }
-            while let Some(message) = self.found.take().or_else(|| self.inbox.try_recv().ok()) {
+            while let Some(message) = self.inbox.next() {
                 self.message(message);
             }
             for event in events.drain(..) {
@@ -319,44 +293,6 @@ impl Engine {
             self.lifecycle.tick(now, &mut self.actions);
             self.act();
         }
-    }
-
-    /// Waits for something to do; awake at first, where something is held that should go on soon.
-    fn wait(&mut self, due: Option<Instant>) -> Ready {
-        let begin = Instant::now();
-        let holds = !self.holds.is_empty();
-        let awake = if holds { self.linger.awake() } else { Duration::ZERO };
-        let look = || match self.poll.look() {
-            Ready::Nothing => {
-                self.found = self.inbox.try_recv().ok();
-                self.found.as_ref().map(|_| Ready::Only(BELL))
-            }
-            ready => Some(ready),
-        };
-        let ready = linger::look(awake, look).unwrap_or_else(|| self.sleep(due));
-        if holds {
-            self.linger.came_after(begin.elapsed());
-        }
-        if matches!(ready, Ready::Only(BELL) | Ready::Several) && self.found.is_none() {
-            self.bell.bell.silence();
-        }
-        ready
-    }
-
-    fn sleep(&mut self, due: Option<Instant>) -> Ready {
-        self.bell.sleeps.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        self.found = self.inbox.try_recv().ok();
-        let ready = match self.found {
-            None => self.poll.wait(due),
-            // However many messages there are, what the kernel holds has its turn.
-            Some(_) => match self.poll.look() {
-                Ready::Nothing => Ready::Only(BELL),
-                ready => ready,
-            },
-        };
-        self.bell.sleeps.store(false, Ordering::Relaxed);
-        ready
     }
 
     fn apply(&mut self, input: Input) {
@@ -442,7 +378,7 @@ impl Engine {
                     _ => {
                         // Nothing is to be done for it: it comes back by the same way, so that it is applied after this.
                         let outcome = Outcome::Finished { life, outcome: Default::default(), entry: None };
-                        self.bell.post(Message::Worked(outcome));
+                        self.inbox.mailbox().post(Message::Worked(outcome));
                     }
                 },
                 Action::FindInit { life } => {

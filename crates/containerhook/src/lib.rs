@@ -83,6 +83,7 @@ mod handler;
 mod lifecycle;
 mod linger;
 mod lookup;
+mod mailbox;
 mod marker;
 mod memory;
 mod metadata;

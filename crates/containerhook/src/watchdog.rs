@@ -12,8 +12,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, getpid, kill_process};
 
-use crate::engine::{Command, Mailbox};
+use crate::engine::{Command, Message};
 use crate::error::{Error, ErrorKind};
+use crate::mailbox::Mailbox;
 
 /// Patience is counted in this many parts, each of which counts once however long it took: where the whole process was
 /// stopped or the host slept, the engine had no more time than who waits for it.
@@ -24,7 +25,7 @@ const PARTS: u32 = 8;
 /// It can be moved to another thread, and does not keep the notifier alive.
 #[derive(Clone)]
 pub struct Heartbeat {
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<Mailbox<Message>>,
 }
 
 impl std::fmt::Debug for Heartbeat {
@@ -34,7 +35,7 @@ impl std::fmt::Debug for Heartbeat {
 }
 
 impl Heartbeat {
-    pub(crate) fn of(mailbox: &Arc<Mailbox>) -> Heartbeat {
+    pub(crate) fn of(mailbox: &Arc<Mailbox<Message>>) -> Heartbeat {
         Heartbeat { mailbox: Arc::clone(mailbox) }
     }
 

@@ -214,6 +214,8 @@ impl Running {
             for child in children_of(parent) {
                 if below.len() < MOST_KILLED
                     && let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty())
+                    // Asked after: until then the pid may have become another's.
+                    && children_of(parent).contains(&child)
                 {
                     let _ = pidfd_send_signal(&pidfd, Signal::STOP);
                     below.push(pidfd);

@@ -149,7 +149,7 @@ impl Engine {
 
     fn ended_already(&mut self, process: Process) {
         let (status, time) = (ExitStatus::UNKNOWN, SystemTime::now());
-        self.bell.post(Message::Worked(Outcome::Ended { process, status, time }));
+        self.inbox.mailbox().post(Message::Worked(Outcome::Ended { process, status, time }));
     }
 
     pub(super) fn watch_termination(&mut self, id: String, pid: u32) -> Result<(), Error> {

@@ -55,7 +55,7 @@ impl Engine {
             }
         }
         if !self.runtimes.is_empty() {
-            let post = Arc::clone(&self.bell);
+            let post = Arc::clone(self.inbox.mailbox());
             let report = move |changes| post.post(Message::Worked(Outcome::Changed(changes)));
             match Marker::start(self.search.clone(), discover, discovered, group, report) {
                 Ok(marker) => self.marker = Some(marker),

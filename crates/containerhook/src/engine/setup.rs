@@ -10,8 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fanotify::{Class, Group};
 
 use super::{
-    BELL, EXECS, EXITS, Engine, GROUP, Mailbox, Message, PATIENCE, WORKERS, WORKERS_FOR_ANYBODY, Workers,
-    linger_of,
+    EXECS, EXITS, Engine, GROUP, Message, PATIENCE, WORKERS, WORKERS_FOR_ANYBODY, Workers, linger_of,
 };
 use crate::bpf::Loader;
 use crate::capture::{Capture, Reader};
@@ -21,13 +20,13 @@ use crate::event::EventKind;
 use crate::exec_watch::ExecWatch;
 use crate::exit::Exits;
 use crate::lifecycle::{Existing, Input, Lifecycle, Rules, Vanished};
+use crate::mailbox::{Inbox, Mailbox};
 use crate::memory::{self, Memory, Remembered};
 use crate::notifier::{CaptureBackend, Settings};
 use crate::outlet::Inlet;
 use crate::pool::Pool;
 use crate::proc::HostProc;
 use crate::runtime::Search;
-use crate::sys::Poll;
 use crate::work::{Ward, Worker};
 
 /// How many descriptors the workers may open while the engine's thread is interrupted: three for each of them, and more for
@@ -57,8 +56,8 @@ impl Engine {
         settings: Settings,
         dispatch: Arc<Dispatch>,
         log: Inlet,
-        mailbox: Mailbox,
-        inbox: Receiver<Message>,
+        mailbox: Mailbox<Message>,
+        messages: Receiver<Message>,
     ) -> Result<Engine, Error> {
         // This class may choose the errno of a denial, from Linux 6.13; before that both do the same.
         let group = Group::builder().nonblocking(true).class(Class::PreContent).headroom(HEADROOM).build();
@@ -83,13 +82,15 @@ impl Engine {
             None
         };
         drop(loader);
-        let poll = Poll::new().map_err(|e| Error::os("cannot create an epoll instance", e))?;
+        let mailbox = Arc::new(mailbox);
+        let linger = linger_of(&settings);
+        let inbox = Inbox::new(messages, Arc::clone(&mailbox), linger)
+            .map_err(|e| Error::os("cannot create an epoll instance", e))?;
         let watch = |fd: BorrowedFd<'_>, token| {
-            poll.add(fd, token).map_err(|e| Error::os("cannot wait for the engine's descriptors", e))
+            inbox.add(fd, token).map_err(|e| Error::os("cannot wait for the engine's descriptors", e))
         };
         watch(group.as_fd(), GROUP)?;
         watch(exits.fd(), EXITS)?;
-        watch(mailbox.bell.as_fd(), BELL)?;
         if let Some(exec_watch) = &exec_watch {
             watch(exec_watch.fd(), EXECS)?;
         }
@@ -97,8 +98,6 @@ impl Engine {
             .host_namespace("user")
             .or_else(|_| proc.namespace(proc.own_pid(), "user"))
             .map_err(|e| Error::os("cannot read the user namespace in /proc", e).remedy("mount /proc"))?;
-        let mailbox = Arc::new(mailbox);
-        let linger = linger_of(&settings);
         let pool = |name, ward, most| {
             let worker = Worker { group: Arc::downgrade(&group), user_ns, reader: reader.clone() };
             let post = Arc::clone(&mailbox);
@@ -136,11 +135,7 @@ impl Engine {
         };
         let mut engine = Engine {
             group,
-            poll,
-            bell: mailbox,
             inbox,
-            found: None,
-            linger,
             proc,
             capture,
             may_replace_capture: settings.capture_backend == CaptureBackend::Auto,
