@@ -56,6 +56,6 @@ fn of<E: std::fmt::Display>(name: &'static str, purpose: &'static str, tried: Re
 }
 
 fn look_up(loader: &mut Loader) -> Result<(), Refused> {
-    let group = fanotify::Group::new().map_err(|error| Refused::new("open a fanotify group", &error))?;
+    let group = fanotify::Group::new().map_err(|error| Refused::new("what it looks into", &error))?;
     Lookup::open(loader, std::os::fd::AsFd::as_fd(&group)).map(drop)
 }
