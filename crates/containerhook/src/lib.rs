@@ -31,6 +31,11 @@
 //!   [`Builder::watchdog`] for what can be done.
 //! - A handler runs while a container waits. It has a deadline ([`Builder::deadline`]), after which the container goes
 //!   on without it, or is refused ([`Builder::on_timeout`]).
+//! - What is held takes descriptors, of a table beside that of the program: one for each execution, three more for each
+//!   container from [`PreCreate`](EventKind::PreCreate) until its init is known, and where BPF is refused one for each
+//!   container that runs. An execution is held as long as 257 are free (a little more than half of `RLIMIT_NOFILE`, where
+//!   that is below 512); else it goes by, is told as not held, and as [`Lost`](EventKind::Lost) where it was over before it
+//!   could be read. Where many come at once, raise the soft limit; `containerhook watch` does so by itself.
 //! - A handler that wants to keep a program of its own from being held need do nothing: executions of a runtime by a
 //!   handler are events like others, and are answered while the handler runs.
 //!
