@@ -133,7 +133,12 @@ impl Engine {
             self.reading.pop_front();
             if let Some(held) = self.holds.remove(&hold) {
                 self.let_go(held, None);
-                self.log.log(Level::Warn, "an execution was let go: it could not be read in time");
+                // Whoever reads it may wait for ever. What comes of it after all is told as not held.
+                let why = format!(
+                    "an execution was let go unread: reading it took longer than {:?}",
+                    self.patience
+                );
+                self.apply(Input::Lost { why, time: SystemTime::now() });
             }
         }
     }

@@ -64,8 +64,7 @@ pub(super) fn check(records: &[Record], told: &[ContainerEvent]) -> Result<()> {
     }
     let mut balance: HashMap<(EventKind, &str, Option<u32>), i64> = HashMap::new();
     let what = |event| -> (EventKind, &str, Option<u32>) { of(event) };
-    for record in records.iter().filter(|r| !matches!(r.event.kind(), EventKind::Overflow | EventKind::Lost))
-    {
+    for record in records {
         *balance.entry(what(&record.event)).or_default() += 1;
     }
     for event in told {
