@@ -190,6 +190,9 @@ impl Builder {
     }
 
     /// What becomes of a held container whose handler did not answer in time.
+    ///
+    /// An execution of a runtime that cannot be read (in time) goes on whatever is chosen, and is told as
+    /// [`Lost`](EventKind::Lost): nobody knows then whether it is about a container at all.
     pub fn on_timeout(mut self, choice: OnTimeout) -> Self {
         self.settings.on_timeout = choice;
         self
