@@ -342,7 +342,13 @@ impl Worker {
                 Ok(task) => {
                     entry(&self.reader, hold, &sighting, &task, stopped, candidates, executable, at, time)
                 }
-                Err(_) => Outcome::Passed { hold, why: None },
+                Err(CaptureError::Gone) => Outcome::Passed { hold, why: None },
+                Err(error) => {
+                    let file = executable.unwrap_or_else(|| "a container's entrypoint".into());
+                    let why =
+                        format!("an execution of {file} by task {} could not be read: {error}", sighting.tid);
+                    Outcome::Lost { hold, why, refused: error.is_refusal(), time }
+                }
             }),
             Job::Finish { life, creation, change, config, mark } => {
                 Some(self.finish(life, &creation, change, config, mark))

@@ -18,7 +18,9 @@ impl Engine {
             Outcome::CaptureReplaced(replaced) => self.capture_replaced(replaced.map(|capture| *capture)),
             Outcome::Lost { hold, why, refused, time } => {
                 self.read(hold);
-                self.holds.remove(&hold);
+                if let Some(held) = self.holds.remove(&hold) {
+                    self.let_go(held, None);
+                }
                 if refused {
                     self.replace_capture();
                 }
