@@ -42,17 +42,25 @@ pub(super) fn find_init(proc: &HostProc, creation: &Creation) -> Result<Process,
     };
     // Its init has ended already, and was reaped: of this name it was, of what time nobody knows.
     if let Ok(pid) = pid
-        && proc.stat(pid).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && is_gone(proc, pid)
     {
         return Ok(Process { pid, start_time: 0 });
     }
     let pid =
         pid.or_else(|first| pid_by_state(proc, creation).map_err(|second| format!("{first}; {second}")))?;
-    identify(proc, creation, pid).or_else(|why| match proc.stat(pid) {
-        // Between the looks.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Process { pid, start_time: 0 }),
-        _ => Err(why),
+    // It may have ended between the looks.
+    identify(proc, creation, pid).or_else(|why| match is_gone(proc, pid) {
+        true => Ok(Process { pid, start_time: 0 }),
+        false => Err(why),
     })
+}
+
+/// Is nobody there of this pid? Where it cannot be looked for (no descriptor is left), somebody may be.
+fn is_gone(proc: &HostProc, pid: i32) -> bool {
+    let gone = |error: io::Error| {
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+    };
+    proc.stat(pid).is_err_and(gone)
 }
 
 /// What a detached `exec` has executed, by the pid file that the runtime was told to write.
@@ -62,11 +70,11 @@ pub(super) fn find_exec(proc: &HostProc, creation: &Creation) -> Found {
     };
     match state_file::read_pid_file(&creation.caller(), path) {
         Err(error) => Found::Unknown(error.to_string()),
-        Ok(pid) if proc.stat(pid).is_err() => Found::Gone(pid),
+        Ok(pid) if is_gone(proc, pid) => Found::Gone(pid),
         Ok(pid) => match identify(proc, creation, pid) {
             Ok(process) => Found::Process(process),
             // Between the looks.
-            Err(_) if proc.stat(pid).is_err() => Found::Gone(pid),
+            Err(_) if is_gone(proc, pid) => Found::Gone(pid),
             Err(why) => Found::Unknown(why),
         },
     }
