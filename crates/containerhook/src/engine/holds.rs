@@ -43,6 +43,17 @@ impl Engine {
                         }
                         Err(why) => self.unplaced(&binary.path, &why, time),
                     }
+                } else if let Some(lives) = passed.inode().and_then(|inode| self.entries.get(&inode)) {
+                    // Most likely the first program of one of these: it will not come again.
+                    let container =
+                        |life: &LifeId| Some(format!("{:?}", self.lifecycle.container(*life)?.id));
+                    let ids: Vec<String> = lives.iter().take(8).filter_map(container).collect();
+                    let why = format!(
+                        "a file that {} containers are to start was executed unheld; among them {}",
+                        lives.len(),
+                        ids.join(", ")
+                    );
+                    self.apply(Input::Lost { why, time });
                 }
             }
             Event::Refused(refused) => {
