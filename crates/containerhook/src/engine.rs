@@ -142,6 +142,15 @@ impl Handle {
     }
 }
 
+/// The time of a moment, where it was `time` at `at`. While much is read, some of it happens after the reading has begun.
+fn time_of(moment: Instant, at: Instant, time: SystemTime) -> SystemTime {
+    let of = match moment.checked_duration_since(at) {
+        Some(later) => time.checked_add(later),
+        None => time.checked_sub(at - moment),
+    };
+    of.unwrap_or(time)
+}
+
 /// Awake waits take the processor from nobody only where there is another.
 fn linger_of(settings: &Settings) -> Linger {
     let several = thread::available_parallelism().is_ok_and(|count| count.get() > 1);
@@ -278,7 +287,7 @@ impl Engine {
             for Ended { process, status, oom_killed, at: when } in ended.drain(..) {
                 let status = status.map_or(ExitStatus::UNKNOWN, ExitStatus::from);
                 let status = ExitStatus { oom_killed, ..status };
-                let time = time.checked_sub(at.saturating_duration_since(when)).unwrap_or(time);
+                let time = time_of(when, at, time);
                 self.ended(process, status, time);
             }
             while let Some(message) = self.inbox.next() {
@@ -315,7 +324,7 @@ impl Engine {
         if !self.tells_strangers || existing && !self.tells_existing {
             return;
         }
-        let time = time.checked_sub(at.saturating_duration_since(seen.at)).unwrap_or(time);
+        let time = time_of(seen.at, at, time);
         if self.lifecycle.is_run(seen.init, &ancestors) {
             self.apply(Input::Ran { init: seen.init, ancestors, time });
             return;
@@ -479,5 +488,19 @@ impl From<std::process::ExitStatus> for ExitStatus {
         // A status of neither form is none that ends a process.
         let core_dumped = status.signal().map(|_| status.core_dumped());
         ExitStatus { code: status.code(), signal: status.signal(), oom_killed: None, core_dumped }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_while_it_is_read_has_a_time_of_its_own() {
+        let (at, time) = (Instant::now(), SystemTime::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(time_of(at - second, at, time), time - second);
+        assert_eq!(time_of(at, at, time), time);
+        assert_eq!(time_of(at + second, at, time), time + second);
     }
 }

@@ -57,19 +57,27 @@ impl Worker {
             ..Container::default()
         };
         let mut learned = Vec::new();
-        if let Some(pid) = said.learned.filter(|_| trusted) {
-            let links = ["root", "cwd"].map(|name| {
+        let its = said.learned.filter(|_| trusted);
+        let links = its.map(|pid| {
+            ["root", "cwd"].map(|name| {
                 let flags = libc::O_PATH | libc::O_DIRECTORY;
                 File::options().read(true).custom_flags(flags).open(self.reader.proc.path(pid, name))
-            });
-            if let [Ok(root), Ok(cwd)] = links {
+            })
+        });
+        let caller = match &links {
+            Some([Ok(root), Ok(cwd)]) => {
                 let (root, cwd) = (root.as_fd(), cwd.as_fd());
-                let caller = Caller { root, cwd, fsuid: 0, fsgid: 0, groups: &[], trusted };
-                let state = said.state.as_ref().and_then(|path| state_file::read_state(&caller, path).ok());
+                Some(Caller { root, cwd, fsuid: 0, fsgid: 0, groups: &[], trusted })
+            }
+            _ => None,
+        };
+        if let Some(pid) = its {
+            if let Some(caller) = &caller {
+                let state = said.state.as_ref().and_then(|path| state_file::read_state(caller, path).ok());
                 let bundle = said.bundle.clone().or_else(|| state?.bundle);
-                let opened = bundle::open(&caller, bundle.as_deref());
+                let opened = bundle::open(caller, bundle.as_deref());
                 container.bundle =
-                    opened.host_path.map(|path| on_host(&search.host_root, &path)).or(said.bundle);
+                    opened.host_path.map(|path| on_host(&search.host_root, &path)).or(said.bundle.clone());
                 match opened.config {
                     Ok(config) => container.config = Some(config),
                     Err(error) => container.config_error = Some(error.to_string()),
@@ -86,11 +94,16 @@ impl Worker {
                     Some(Runtime::new(&binary.name, on_host(&search.host_root, &binary.host_path)));
             }
         }
+        if container.bundle.is_none() && trusted {
+            // The runtime has ended since its command line was read.
+            container.bundle = said.bundle;
+        }
         if learned.is_empty() {
             learned = self.learn_of_engines(&ancestors, search);
         }
         container.name = said.name;
-        describe(&self.reader.proc, &mut container, ancestors.first().copied().unwrap_or_default(), None);
+        let parent = ancestors.first().copied().unwrap_or_default();
+        describe(&self.reader.proc, &mut container, parent, caller.as_ref());
         let state_root = said.state_root.or(said.runtime.map(PathBuf::from)).unwrap_or_default();
         let key = Key::new(state_root, said.id.into(), owner_uid);
         let untold = Untold { key, container, init, ancestors, existing, time };
